@@ -1,0 +1,391 @@
+"""One base class a slot: the tensor contract of each kind of component.
+
+Conventions that hold everywhere:
+
+- A video is a float tensor ``(B, T, C, H, W)`` in [-1, 1], dense in memory as B, T, H, W, C. So
+  ``video.flatten(0, 1)`` is a ``(B*T, C, H, W)`` view in ``channels_last`` and
+  ``video.transpose(1, 2)`` a ``(B, C, T, H, W)`` view in ``channels_last_3d``.
+- Sizes flow by construction. Each base class names in ``takes`` the constructor arguments that
+  the assembly hands on (a recipe never states them) and in ``gives`` the attributes it hands on
+  to the parts after it. ``resolution`` is the side of a square frame in pixels, ``channels`` the
+  number of colour channels.
+- Constructors are typed and closed: no ``**kwargs``, no ``Any``, nothing that names a file or an
+  import path. A size that cannot work raises `MtzooError` in the constructor; a clip too short
+  raises it in ``forward``.
+- Components draw random numbers only from ``generator`` arguments or torch's global generators.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from mtzoo.errors import MtzooError
+
+RESOLUTIONS = (32, 64, 128)
+
+
+def check_resolution(resolution: int, who: str) -> None:
+    """Raise `MtzooError` unless ``resolution`` is one the zoo's 64x64-style networks can honour."""
+    if resolution not in RESOLUTIONS:
+        raise MtzooError(
+            f"{who}: resolution {resolution} is not supported; "
+            f"use one of {', '.join(map(str, RESOLUTIONS))}"
+        )
+
+
+def check_frames(frames: int, least: int, who: str) -> None:
+    """Raise `MtzooError` where a clip of ``frames`` is shorter than ``least``."""
+    if frames < least:
+        raise MtzooError(f"{who}: a clip of {frames} frames is too short; it needs at least {least}")
+
+
+class Component(nn.Module, abc.ABC):
+    """What all slots share."""
+
+    takes: ClassVar[tuple[str, ...]] = ()
+    gives: ClassVar[tuple[str, ...]] = ()
+
+
+class ContentEncoder(Component):
+    """An image to a content code: what is seen, not how it moves (E_C of the paper)."""
+
+    takes = ("resolution", "channels")
+    gives = ("content_dim",)
+    content_dim: int
+
+    @abc.abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode images.
+
+        Args:
+            image: ``(N, C, H, W)`` in [-1, 1].
+
+        Returns:
+            Content codes ``(N, content_dim)``.
+        """
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian over motion codes: ``mean`` and ``log_variance``, ``(B, motion_dim)``."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Reparametrised sample from standard normal ``noise`` of the mean's shape."""
+        return self.mean + noise * (0.5 * self.log_variance).exp()
+
+
+class MotionEncoder(Component):
+    """A video to the posterior of its motion code, P(z_M) (E_M of the paper)."""
+
+    takes = ("resolution", "channels")
+    gives = ("motion_dim",)
+    motion_dim: int
+    min_frames: ClassVar[int] = 1
+
+    @abc.abstractmethod
+    def forward(self, video: Tensor) -> Gaussian:
+        """Encode videos.
+
+        Args:
+            video: ``(B, T, C, H, W)`` in [-1, 1], any T from ``min_frames``.
+
+        Returns:
+            Mean and log-variance, ``(B, motion_dim)`` each.
+
+        Raises:
+            MtzooError: The clip is shorter than ``min_frames``.
+        """
+
+
+class MotionGenerator(Component):
+    """A motion code to one motion feature a frame (G_T of the paper)."""
+
+    takes = ("motion_dim",)
+    gives = ("frame_motion_dim",)
+    motion_dim: int
+    frame_motion_dim: int
+
+    @abc.abstractmethod
+    def forward(
+        self, code: Tensor, frames: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Unroll motion codes over time.
+
+        Args:
+            code: ``(B, motion_dim)``, encoded or drawn from N(0, I).
+            frames: Number of frames T, at least 1; longer than in training is allowed.
+            generator: Source of fresh noise for generators that draw any, on the CPU or on the
+                code's device; ``None`` takes torch's global one. Ignored by the others.
+
+        Returns:
+            Frame motion codes ``(B, T, frame_motion_dim)``.
+        """
+
+
+class ImageGenerator(Component):
+    """Content and frame motion codes to frames (G_I of the paper)."""
+
+    takes = ("resolution", "channels", "content_dim", "frame_motion_dim")
+    gives = ()
+    resolution: int
+    channels: int
+
+    @abc.abstractmethod
+    def forward(self, content: Tensor, motion: Tensor) -> Tensor:
+        """Paint videos.
+
+        Args:
+            content: ``(B, content_dim)``, one code for all frames, or ``(B, T, content_dim)``.
+            motion: ``(B, T, frame_motion_dim)``.
+
+        Returns:
+            Videos ``(B, T, C, H, W)`` in [-1, 1] (tanh), dense as B, T, H, W, C.
+        """
+
+
+class ImageDiscriminator(Component):
+    """Judges a frame given a condition picture (D_I of the paper).
+
+    High logits say: the frame is real and shows what the condition shows.
+    """
+
+    takes = ("resolution", "channels")
+
+    @abc.abstractmethod
+    def forward(self, condition: Tensor, frame: Tensor) -> Tensor:
+        """Judge pairs.
+
+        Args:
+            condition: ``(N, C, H, W)`` in [-1, 1].
+            frame: ``(N, C, H, W)`` in [-1, 1].
+
+        Returns:
+            Logits ``(N, ...)``, without a sigmoid; several a pair for patch discriminators.
+        """
+
+
+class VideoDiscriminator(Component):
+    """Judges a whole video (D_V of the paper)."""
+
+    takes = ("resolution", "channels")
+    min_frames: ClassVar[int] = 1
+
+    @abc.abstractmethod
+    def forward(self, video: Tensor) -> Tensor:
+        """Judge videos.
+
+        Args:
+            video: ``(B, T, C, H, W)`` in [-1, 1], any T from ``min_frames``.
+
+        Returns:
+            Logits ``(B, ...)``, without a sigmoid.
+
+        Raises:
+            MtzooError: The clip is shorter than ``min_frames``.
+        """
+
+
+class Model(nn.Module, abc.ABC):
+    """An assembly of components that moves pictures.
+
+    The constructor's parameters annotated with a slot class (or ``SlotClass | None``) are slots:
+    a recipe fills them by registered name, in the constructor's order, and the assembly hands the
+    sizes on. The other parameters are plain options.
+    """
+
+    resolution: int
+    channels: int
+
+    @abc.abstractmethod
+    def generators(self) -> nn.Module:
+        """The networks that make videos, as one module (what weights for others hold)."""
+
+    @abc.abstractmethod
+    def discriminators(self) -> nn.Module:
+        """The networks that judge videos, as one module; may be empty."""
+
+    @abc.abstractmethod
+    def transfer(self, image: Tensor, video: Tensor) -> Tensor:
+        """Move ``image`` ``(B, C, H, W)`` as ``video`` ``(B, T, C, H, W)`` moves.
+
+        Returns:
+            ``(B, T, C, H, W)`` in [-1, 1].
+        """
+
+    @abc.abstractmethod
+    def sample(
+        self,
+        image: Tensor,
+        samples: int,
+        frames: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Move ``image`` ``(B, C, H, W)`` in ``samples`` ways drawn from the prior.
+
+        Returns:
+            ``(B, samples, T, C, H, W)`` in [-1, 1].
+        """
+
+    @abc.abstractmethod
+    def reconstruct(self, video: Tensor) -> Tensor:
+        """Take ``video`` ``(B, T, C, H, W)`` apart and put it together again, same shape."""
+
+
+class Batch(NamedTuple):
+    """What one training step sees, as floats in [-1, 1] on the device.
+
+    Attributes:
+        video: The source videos V, ``(B, T, C, H, W)``.
+        target_video: The real videos V_y that the targets were taken from, same shape.
+        target: The target images y, ``(B, C, H, W)``.
+    """
+
+    video: Tensor
+    target_video: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers of one training step.
+
+    Everything follows from (seed, step) and a sample's index in the global batch: a rank draws
+    for the whole global batch and keeps its share, so that the number of processes changes
+    nothing. Drawn on the CPU, moved without waiting.
+
+    Attributes:
+        seed: Of the run.
+        step: Number of the training step, from 0.
+        offset: Index of this rank's first sample in the global batch.
+        total: Size of the global batch.
+        device: Where results go.
+    """
+
+    seed: int
+    step: int
+    offset: int
+    total: int
+    device: torch.device
+
+    def _generator(self, stream: int) -> torch.Generator:
+        # Any injective map of (seed, step, stream) does; torch scrambles the seed itself.
+        return torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + self.step) * 64 + stream & (2**63 - 1)
+        )
+
+    def normal(self, count: int, dim: int, stream: int) -> Tensor:
+        """Standard normal ``(count, dim)`` for this rank's ``count`` samples."""
+        noise = torch.randn(self.total, dim, generator=self._generator(stream))
+        return noise[self.offset : self.offset + count].to(self.device, non_blocking=True)
+
+    def integers(self, count: int, high: int, stream: int) -> Tensor:
+        """Uniform integers ``(count,)`` in [0, high) for this rank's samples."""
+        drawn = torch.randint(high, (self.total,), generator=self._generator(stream))
+        return drawn[self.offset : self.offset + count].to(self.device, non_blocking=True)
+
+
+class Phase(NamedTuple):
+    """One turn within a training step.
+
+    Attributes:
+        name: For logs and profiles: ``"discriminator"``, ``"generator"``.
+        learns: Which of the model's halves learns in it.
+        every: The phase runs on steps divisible by this.
+        start: The first step on which the phase runs.
+    """
+
+    name: str
+    learns: Literal["generators", "discriminators"]
+    every: int = 1
+    start: int = 0
+
+    def due(self, step: int) -> bool:
+        """Whether the phase runs on ``step``."""
+        return step >= self.start and step % self.every == 0
+
+
+class Objective(abc.ABC):
+    """Equations and their weighted sum per phase; knows no device and no loop.
+
+    A training step is ``shared = forward(model, batch, draws, step)``, once, with gradients
+    enabled for the generators, then for every phase that is due, in order,
+    ``loss(phase, model, batch, shared, draws, step)``.
+    """
+
+    @abc.abstractmethod
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases in the order they run."""
+
+    @abc.abstractmethod
+    def forward(self, model: Any, batch: Batch, draws: Draws, step: int) -> Any:
+        """Compute what the phases share: every code once, all generated videos in one pass."""
+
+    @abc.abstractmethod
+    def loss(
+        self, phase: Phase, model: Any, batch: Batch, shared: Any, draws: Draws, step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The phase's scalar loss and detached scalar terms to log, by name."""
+
+    @abc.abstractmethod
+    def health(self, model: Any, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:
+        """Figures that say whether the run is alive (no gradients), detached scalars by name."""
+
+
+class PairDataset(Dataset[dict[str, Tensor]], abc.ABC):
+    """Training pairs (V, V_y, y) of the paper, addressed by position.
+
+    An item is a function of (constructor options, seed, split, position) alone. Training asks for
+    positions ``step * global_batch + index``, without end; evaluation asks for ``0, 1, ...`` of
+    the test split.
+
+    Items are dictionaries:
+
+    - ``video``: uint8 ``(T, H, W, C)``, the source V;
+    - ``target_video``: uint8 ``(T, H, W, C)``, V_y, another identity than V where identities
+      are known;
+    - ``target_index``: int64 scalar, which frame of V_y is the target y;
+    - ``truth``: uint8 ``(T, H, W, C)``, the true "motion of V on the appearance of y", only where
+      ``has_truth`` and only in the test split.
+    """
+
+    takes: ClassVar[tuple[str, ...]] = ("split", "seed")
+    gives: ClassVar[tuple[str, ...]] = ("resolution", "channels", "frames")
+    resolution: int
+    channels: int
+    frames: int
+    has_truth: bool = False
+
+    @abc.abstractmethod
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        """The pair at ``position`` (0 or more)."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """How many distinct source clips the split has; worlds give a nominal number."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Iterate over positions 0 to ``len(self) - 1``."""
+        return (self[i] for i in range(len(self)))
+
+
+def as_video(frames: Tensor) -> Tensor:
+    """View uint8 ``(B, T, H, W, C)`` as a float video ``(B, T, C, H, W)`` in [-1, 1].
+
+    Memory stays dense as B, T, H, W, C; value v becomes v / 127.5 - 1.
+    """
+    return (frames.to(torch.float32) / 127.5 - 1.0).permute(0, 1, 4, 2, 3)
+
+
+def as_frames(video: Tensor) -> Tensor:
+    """Turn a float video ``(..., C, H, W)`` in [-1, 1] into uint8 ``(..., H, W, C)``."""
+    scaled = (video.detach().float().clamp(-1, 1) + 1.0) * 127.5
+    return scaled.round().to(torch.uint8).movedim(-3, -1)

@@ -1,0 +1,203 @@
+"""Registries: named, documented, lazily imported components.
+
+Standard library and `catalogue` only, so that asking what exists costs nothing. A registry knows
+three sources of entries:
+
+- built-ins: every public module in the registry's package (``dcgan.py`` is the entry ``dcgan``),
+  imported when asked for by name;
+- installed plug-ins: entry points in the group ``mtzoo_<kind>``, of which only the one asked for
+  is imported;
+- entries registered at run time with [`Registry.register`][mtzoo.registry.Registry.register].
+
+A name belongs to whoever has it: built-ins cannot be shadowed, a name taken twice is an error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+
+import catalogue
+
+from mtzoo.errors import MtzooError, did_you_mean
+
+T = TypeVar("T", bound=type)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a component is, where it comes from, and how to try it.
+
+    Attributes:
+        summary: One sentence for listings.
+        source: Paper or code the design comes from, as a citation a reader can look up.
+        faithful: What follows the source and what does not.
+        inputs: Input shapes and value ranges, in words.
+        outputs: Output shapes and value ranges, in words.
+        tiny: Constructor options that build a small instance, for tests and examples.
+        needs: Smallest input it accepts, where that is not any (for example ``"frames >= 4"``).
+    """
+
+    summary: str
+    source: str
+    faithful: str
+    inputs: str
+    outputs: str
+    tiny: Mapping[str, object] = field(default_factory=dict)
+    needs: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tiny", MappingProxyType(dict(self.tiny)))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered component: its class, its card and where it was defined."""
+
+    kind: str
+    name: str
+    target: type
+    card: Card
+    origin: str
+
+
+class Registry:
+    """The components of one kind.
+
+    Args:
+        kind: Plural name of the slot, for example ``"content_encoders"``.
+        package: Dotted package whose public modules are the built-in entries.
+        title: What one entry is, for messages and docs, for example ``"content encoder"``.
+    """
+
+    def __init__(self, kind: str, package: str, title: str) -> None:
+        self.kind = kind
+        self.title = title
+        self.group = f"mtzoo_{kind}"
+        self._package = package
+        self._store = catalogue.create("mtzoo", kind, entry_points=False)
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str, card: Card) -> Callable[[T], T]:
+        """Return a class decorator that registers the class as ``name``.
+
+        Raises:
+            MtzooError: The name is taken by another class, or belongs to a built-in or plug-in
+                that the decorated class is not.
+        """
+
+        def decorate(target: T) -> T:
+            owner = self._owner(name)
+            known = self._entries.get(name)
+            if known is not None and known.target.__qualname__ != target.__qualname__:
+                raise MtzooError(
+                    f"{self.title} {name!r} is already registered by {known.origin}; "
+                    "choose another name"
+                )
+            if owner is not None and target.__module__ != owner:
+                raise MtzooError(
+                    f"{self.title} {name!r} belongs to {owner} and cannot be replaced by "
+                    f"{target.__module__}.{target.__qualname__}; choose another name"
+                )
+            origin = f"{target.__module__}.{target.__qualname__}"
+            self._store.register(name, func=target)
+            self._entries[name] = Entry(self.kind, name, target, card, origin)
+            return target
+
+        return decorate
+
+    def builtins(self) -> list[str]:
+        """Names of the built-in entries; imports none of them."""
+        spec = importlib.util.find_spec(self._package)
+        paths = list(spec.submodule_search_locations or []) if spec else []
+        return sorted(m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_"))
+
+    def plugins(self) -> dict[str, importlib.metadata.EntryPoint]:
+        """Entry points that installed packages offer under this kind; imports none of them.
+
+        Raises:
+            MtzooError: Two packages offer one name, or a package takes the name of a built-in.
+        """
+        found: dict[str, importlib.metadata.EntryPoint] = {}
+        builtins = set(self.builtins())
+        for point in importlib.metadata.entry_points(group=self.group):
+            package = point.dist.name if point.dist else point.value
+            if point.name in builtins:
+                raise MtzooError(
+                    f"the installed package {package!r} names its {self.title} {point.name!r}, "
+                    "which is built in and cannot be replaced; uninstall it or rename its entry"
+                )
+            if point.name in found and found[point.name].value != point.value:
+                raise MtzooError(
+                    f"two installed packages offer the {self.title} {point.name!r} "
+                    f"({found[point.name].value} and {point.value}); uninstall one of them"
+                )
+            found[point.name] = point
+        return found
+
+    def names(self) -> list[str]:
+        """All names, sorted, without importing a component."""
+        return sorted({*self.builtins(), *self.plugins(), *self._entries})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def entry(self, name: str) -> Entry:
+        """Return the entry called ``name``, importing that one and no other.
+
+        Raises:
+            MtzooError: Nothing is called so (the message lists the nearest and all names), or
+                the plug-in that offers it cannot be imported or breaks the contract.
+        """
+        if name not in self._entries:
+            if name in self.builtins():
+                importlib.import_module(f"{self._package}.{name}")
+            elif name in (plugins := self.plugins()):
+                self._load_plugin(name, plugins[name])
+        if name not in self._entries:
+            raise MtzooError(self.unknown(name))
+        return self._entries[name]
+
+    def get(self, name: str) -> type:
+        """Return the class registered as ``name``; raises as `entry` does."""
+        return self.entry(name).target
+
+    def unknown(self, name: str) -> str:
+        """The message for a name that nothing is registered under."""
+        names = self.names()
+        return (
+            f"unknown {self.title} {name!r}.{did_you_mean(str(name), names)} "
+            f"Known: {', '.join(names) or 'none'}. More come with installed packages that offer "
+            f"the entry point group '{self.group}'"
+        )
+
+    def _load_plugin(self, name: str, point: importlib.metadata.EntryPoint) -> None:
+        package = point.dist.name if point.dist else point.value
+        try:
+            target = point.load()
+        except Exception as error:
+            raise MtzooError(
+                f"the {self.title} {name!r} of the installed package {package!r} cannot be "
+                f"imported ({type(error).__name__}: {error}); update or uninstall that package"
+            ) from error
+        if name not in self._entries:
+            card = getattr(target, "card", None)
+            if not isinstance(target, type) or not isinstance(card, Card):
+                raise MtzooError(
+                    f"the {self.title} {name!r} of the installed package {package!r} is neither "
+                    "registered with a Card nor a class with an attribute `card` of type Card"
+                )
+            self.register(name, card)(target)
+
+    def _owner(self, name: str) -> str | None:
+        """Dotted module that a built-in or plug-in name belongs to, if any."""
+        if name in self.builtins():
+            return f"{self._package}.{name}"
+        point = self.plugins().get(name)
+        return point.module if point else None
