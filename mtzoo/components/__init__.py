@@ -1,0 +1,1 @@
+"""Components by slot; each file registers one and also works alone."""

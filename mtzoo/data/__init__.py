@@ -1,0 +1,1 @@
+"""Clip store, datasets and synthetic worlds."""

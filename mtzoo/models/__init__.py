@@ -1,0 +1,1 @@
+"""Assemblies of components; one model a file."""

@@ -1,0 +1,1 @@
+"""Blocks and kernels that know no registry."""

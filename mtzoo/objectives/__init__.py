@@ -1,0 +1,1 @@
+"""Objectives: equations, one function each, and their weighted sum per phase."""

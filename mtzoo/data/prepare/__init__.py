@@ -1,0 +1,1 @@
+"""Raw footage to a clip store, one source set a file."""

@@ -1,0 +1,1 @@
+"""Synthetic worlds with known content and motion factors."""
