@@ -6,7 +6,6 @@ where it lives. Importing this package does not import torch.
 
 from __future__ import annotations
 
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 from mtzoo.errors import MtzooError
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 
     from mtzoo.interfaces import Model
 
-__version__ = _version("mtzoo")
+__version__ = "0.1.0"
 
 __all__ = ["Card", "Entry", "MtzooError", "__version__", "create", "describe", "list", "load"]
 
 
-def list(kind: str) -> builtins.list[str]:  # noqa: A001
+def list(kind: str) -> builtins.list[str]:
     """Return the sorted names of all components of ``kind``; imports none of them."""
     return registry(kind).names()
 

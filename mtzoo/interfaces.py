@@ -43,7 +43,9 @@ def check_resolution(resolution: int, who: str) -> None:
 def check_frames(frames: int, least: int, who: str) -> None:
     """Raise `MtzooError` where a clip of ``frames`` is shorter than ``least``."""
     if frames < least:
-        raise MtzooError(f"{who}: a clip of {frames} frames is too short; it needs at least {least}")
+        raise MtzooError(
+            f"{who}: a clip of {frames} frames is too short; it needs at least {least}"
+        )
 
 
 class Component(nn.Module, abc.ABC):
