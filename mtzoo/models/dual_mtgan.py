@@ -1,0 +1,271 @@
+"""Dual-MTGAN: six networks that move a picture, by a video's motion or by a drawn one.
+
+Yang, Chang, Lee, Wang, "Dual-MTGAN: Stochastic and Deterministic Motion Transfer for
+Image-to-Video Synthesis", arXiv 2102.13329. The names E_C, E_M, G_T, G_I, D_I, D_V below are the
+paper's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mtzoo.errors import MtzooError
+from mtzoo.interfaces import (
+    ContentEncoder,
+    Gaussian,
+    ImageDiscriminator,
+    ImageGenerator,
+    Model,
+    MotionEncoder,
+    MotionGenerator,
+    VideoDiscriminator,
+)
+from mtzoo.registries import models
+from mtzoo.registry import Card
+
+
+class Generated(NamedTuple):
+    """What one training forward computes, each code once.
+
+    Attributes:
+        content: Content codes of frames of V, ``(B, F, content_dim)``: all T in order for
+            ``content_frames="each"``, else two neighbouring frames.
+        posterior: P(z_M) of V.
+        code: z_M, sampled from the posterior, ``(B, motion_dim)``.
+        reconstruction: V~_x of Eq. 3, ``(B, T, C, H, W)``.
+        transferred: V~_{y,d} of Eq. 3, same shape; ``None`` where it was not asked for.
+        sampled: V~_{y,s} of Eq. 3, same shape; ``None`` where it was not asked for.
+    """
+
+    content: Tensor
+    posterior: Gaussian
+    code: Tensor
+    reconstruction: Tensor
+    transferred: Tensor | None
+    sampled: Tensor | None
+
+
+@models.register(
+    "dual_mtgan",
+    Card(
+        summary="Content and motion codes, recurrent frame codes, one image generator, two judges.",
+        source="Yang et al., Dual-MTGAN, arXiv 2102.13329",
+        faithful="Networks, codes and outputs (Sec. III, Eq. 3) with content_frames='each'; "
+        "'one' is ours. Widths, norms and code sizes are the components' and open in the paper.",
+        inputs="image (B, C, H, W) and video (B, T, C, H, W) in [-1, 1]",
+        outputs="video (B, T, C, H, W) in [-1, 1]",
+        tiny={"content_frames": "each"},
+    ),
+)
+class DualMTGAN(Model):
+    """The paper's assembly, open in every part.
+
+    Args:
+        content_encoder: E_C.
+        motion_encoder: E_M.
+        motion_generator: G_T.
+        image_generator: G_I.
+        image_discriminator: D_I; ``None`` leaves it out (ablation, or a model only for use).
+        video_discriminator: D_V; ``None`` leaves it out.
+        content_frames: Where V~_x takes its content from in training. ``each``: every frame's own
+            code, as Eq. 3 writes; ``one``: one random frame's code for the whole clip, which
+            leaves motion no way around z_M even before L_C has made the codes alike.
+    """
+
+    def __init__(
+        self,
+        content_encoder: ContentEncoder,
+        motion_encoder: MotionEncoder,
+        motion_generator: MotionGenerator,
+        image_generator: ImageGenerator,
+        image_discriminator: ImageDiscriminator | None = None,
+        video_discriminator: VideoDiscriminator | None = None,
+        *,
+        content_frames: Literal["each", "one"] = "each",
+    ) -> None:
+        super().__init__()
+        if motion_generator.motion_dim != motion_encoder.motion_dim:
+            raise MtzooError(
+                f"dual_mtgan: the motion generator takes codes of {motion_generator.motion_dim} "
+                f"numbers, the motion encoder gives {motion_encoder.motion_dim}; "
+                "build the generator with the encoder's motion_dim"
+            )
+        self.networks = nn.ModuleDict(
+            {
+                "content_encoder": content_encoder,
+                "motion_encoder": motion_encoder,
+                "motion_generator": motion_generator,
+                "image_generator": image_generator,
+            }
+        )
+        judges: dict[str, nn.Module] = {}
+        if image_discriminator is not None:
+            judges["image_discriminator"] = image_discriminator
+        if video_discriminator is not None:
+            judges["video_discriminator"] = video_discriminator
+        self.judges = nn.ModuleDict(judges)
+        self.content_frames = content_frames
+        self.resolution = image_generator.resolution
+        self.channels = image_generator.channels
+        self.motion_dim = motion_encoder.motion_dim
+
+    def generators(self) -> nn.Module:
+        """E_C, E_M, G_T and G_I as one module."""
+        return self.networks
+
+    def discriminators(self) -> nn.Module:
+        """D_I and D_V as one module; lacks those left out."""
+        return self.judges
+
+    @property
+    def content_encoder(self) -> nn.Module:
+        """E_C."""
+        return self.networks["content_encoder"]
+
+    @property
+    def motion_encoder(self) -> nn.Module:
+        """E_M."""
+        return self.networks["motion_encoder"]
+
+    @property
+    def motion_generator(self) -> nn.Module:
+        """G_T."""
+        return self.networks["motion_generator"]
+
+    @property
+    def image_generator(self) -> nn.Module:
+        """G_I."""
+        return self.networks["image_generator"]
+
+    @property
+    def image_discriminator(self) -> nn.Module | None:
+        """D_I, where there is one."""
+        return dict(self.judges.items()).get("image_discriminator")
+
+    @property
+    def video_discriminator(self) -> nn.Module | None:
+        """D_V, where there is one."""
+        return dict(self.judges.items()).get("video_discriminator")
+
+    def forward(
+        self,
+        video: Tensor,
+        target: Tensor | None,
+        code_noise: Tensor,
+        prior_code: Tensor | None = None,
+        content_frame: Tensor | None = None,
+    ) -> Generated:
+        """Compute every code once and all generated videos in one pass of G_I.
+
+        Args:
+            video: V, ``(B, T, C, H, W)`` in [-1, 1].
+            target: y, ``(B, C, H, W)`` in [-1, 1]; ``None`` makes V~_x only.
+            code_noise: Standard normal ``(B, motion_dim)`` for z_M's reparametrisation.
+            prior_code: z_M drawn from N(0, I), ``(B, motion_dim)``; ``None`` skips V~_{y,s}.
+            content_frame: With ``content_frames="one"``, which frame gives the content of V~_x,
+                int64 ``(B,)`` in [0, T - 1).
+
+        Returns:
+            Codes and videos; ``transferred`` is there when ``target`` is, ``sampled`` when
+            ``prior_code`` is too.
+        """
+        batch, frames = video.shape[:2]
+        if self.content_frames == "each":
+            shown = video.flatten(0, 1)
+        else:
+            if content_frame is None:
+                raise MtzooError("dual_mtgan: content_frames='one' needs content_frame")
+            rows = torch.arange(batch, device=video.device)
+            later = (content_frame + 1).clamp(max=frames - 1)
+            shown = torch.stack([video[rows, content_frame], video[rows, later]], 1).flatten(0, 1)
+        pictures = shown if target is None else torch.cat([shown, target])
+        codes = self.content_encoder(pictures)
+        content = codes[: len(shown)].unflatten(0, (batch, -1))
+
+        posterior: Gaussian = self.motion_encoder(video)
+        code = posterior.sample(code_noise)
+        sampling = target is not None and prior_code is not None
+        entering = torch.cat([code, prior_code]) if sampling else code
+        motion = self.motion_generator(entering, frames)
+
+        own = content if self.content_frames == "each" else content[:, :1].expand(-1, frames, -1)
+        contents, motions = [own], [motion[:batch]]
+        if target is not None:
+            still = codes[len(shown) :].unsqueeze(1).expand(-1, frames, -1)
+            contents.append(still)
+            motions.append(motion[:batch])
+            if sampling:
+                contents.append(still)
+                motions.append(motion[batch:])
+        made = self.image_generator(torch.cat(contents), torch.cat(motions)).split(batch)
+        return Generated(
+            content=content,
+            posterior=posterior,
+            code=code,
+            reconstruction=made[0],
+            transferred=made[1] if target is not None else None,
+            sampled=made[2] if sampling else None,
+        )
+
+    def transfer(self, image: Tensor, video: Tensor) -> Tensor:
+        """Deterministic motion transfer: the motion of ``video`` on ``image`` (V~_{y,d}).
+
+        Args:
+            image: y, ``(B, C, H, W)`` in [-1, 1].
+            video: V, ``(B, T, C, H, W)`` in [-1, 1].
+
+        Returns:
+            ``(B, T, C, H, W)`` in [-1, 1]; the posterior's mean is used, so the same input gives
+            the same output.
+        """
+        motion = self.motion_generator(self.motion_encoder(video).mean, video.shape[1])
+        return self.image_generator(self.content_encoder(image), motion)
+
+    def sample(
+        self,
+        image: Tensor,
+        samples: int,
+        frames: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Stochastic generation: motions drawn from N(0, I) on ``image`` (V~_{y,s}).
+
+        Args:
+            image: y, ``(B, C, H, W)`` in [-1, 1].
+            samples: Motions drawn for each image.
+            frames: Frames of each video.
+            generator: Source of z_M, on the CPU or the image's device; ``None`` takes torch's
+                global one.
+
+        Returns:
+            ``(B, samples, frames, C, H, W)`` in [-1, 1].
+        """
+        batch = len(image)
+        where = generator.device if generator is not None else image.device
+        code = torch.randn(
+            batch * samples, self.motion_dim, generator=generator, device=where, dtype=image.dtype
+        ).to(image.device)
+        motion = self.motion_generator(code, frames, generator=generator)
+        content = self.content_encoder(image).repeat_interleave(samples, dim=0)
+        return self.image_generator(content, motion).unflatten(0, (batch, samples))
+
+    def reconstruct(self, video: Tensor) -> Tensor:
+        """Take ``video`` apart and paint it again from its codes (V~_x, with z_M's mean).
+
+        Args:
+            video: V, ``(B, T, C, H, W)`` in [-1, 1].
+
+        Returns:
+            ``(B, T, C, H, W)`` in [-1, 1]. Content comes from each frame's own code, or from the
+            first frame's with ``content_frames="one"``.
+        """
+        batch, frames = video.shape[:2]
+        motion = self.motion_generator(self.motion_encoder(video).mean, frames)
+        if self.content_frames == "each":
+            content = self.content_encoder(video.flatten(0, 1)).unflatten(0, (batch, frames))
+        else:
+            content = self.content_encoder(video[:, 0])
+        return self.image_generator(content, motion)

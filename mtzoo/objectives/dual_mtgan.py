@@ -1,0 +1,455 @@
+"""The equations of Dual-MTGAN, one function each, and their sum per training phase.
+
+Yang et al., arXiv 2102.13329, Eq. 1, 2, 4 to 8. Reductions, which the paper leaves open and which
+decide what its weights mean: every L1 is a mean over all elements, KL a mean over the batch (sum
+or mean over the code, an option), adversarial terms means over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtzoo.errors import MtzooError
+from mtzoo.interfaces import Batch, Draws, Gaussian, Objective, Phase
+from mtzoo.models.dual_mtgan import DualMTGAN, Generated
+from mtzoo.nn.adversarial import AdversarialForm, fake_loss, generator_loss, real_loss
+from mtzoo.registries import objectives
+from mtzoo.registry import Card
+
+
+def content_consistency(content: Tensor) -> Tensor:
+    """L_C, Eq. 1: L1 between content codes of neighbouring frames.
+
+    Args:
+        content: ``(B, F, content_dim)``, frames in order.
+
+    Returns:
+        Scalar, mean over batch, the F - 1 neighbours and the code; 0 where F is 1.
+    """
+    if content.shape[1] < 2:
+        return content.sum() * 0.0
+    return (content[:, 1:] - content[:, :-1]).abs().mean()
+
+
+def kl_divergence(posterior: Gaussian, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+    """L_KL, Eq. 2: KL(P(z_M) || N(0, I)) of a diagonal Gaussian, in nats.
+
+    Args:
+        posterior: Mean and log-variance, ``(B, motion_dim)`` each.
+        reduction: Over the code: ``sum`` is the divergence itself, ``mean`` its share a
+            dimension.
+
+    Returns:
+        Scalar, mean over the batch.
+    """
+    mean, log_variance = posterior.mean.float(), posterior.log_variance.float()
+    each = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
+    return (each.sum(1) if reduction == "sum" else each.mean(1)).mean()
+
+
+def reconstruction_loss(
+    reconstruction: Tensor, video: Tensor, norm: Literal["l1", "l2"] = "l1"
+) -> Tensor:
+    """L_rec, Eq. 4: distance between V~_x and V, mean over all elements.
+
+    Args:
+        reconstruction: V~_x, ``(B, T, C, H, W)`` in [-1, 1].
+        video: V, same shape.
+        norm: ``l1`` as the paper writes; ``l2`` is the squared error.
+    """
+    difference = reconstruction - video
+    return difference.abs().mean() if norm == "l1" else difference.square().mean()
+
+
+def image_adversarial(
+    real: Tensor, fake: Tensor, mismatched: Tensor, form: AdversarialForm
+) -> Tensor:
+    """One line of L_GAN^I, Eq. 5, as D_I's loss: real pair 1, generated 1/2, mismatched 1/2.
+
+    Args:
+        real: Logits of (x^1, S(V)), or (y, y).
+        fake: Logits of (x^1, S(V~_x)), or (y, S(V~_y)).
+        mismatched: Logits of (y, S(V)), or (x^1, S(V_y)): real frames, wrong condition.
+        form: Adversarial form; ``minimax`` and ``non_saturating`` give minus the equation.
+    """
+    return real_loss(real, form) + 0.5 * (fake_loss(fake, form) + fake_loss(mismatched, form))
+
+
+def video_adversarial(real: Tensor, fake: Tensor, form: AdversarialForm) -> Tensor:
+    """One line of L_GAN^V, Eq. 6, as D_V's loss.
+
+    Args:
+        real: Logits of V, or V_y.
+        fake: Logits of V~_x, or V~_y.
+        form: Adversarial form; ``minimax`` and ``non_saturating`` give minus the equation.
+    """
+    return real_loss(real, form) + fake_loss(fake, form)
+
+
+def motion_consistency(again: Tensor, code: Tensor) -> Tensor:
+    """One term of L_M, Eq. 7: L1 between E_M of a generated video and z_M.
+
+    Args:
+        again: Mean of E_M(V~_x), or of E_M(V~_{y,d}), ``(B, motion_dim)``.
+        code: The z_M that the video was made from (or its mean), same shape.
+
+    Returns:
+        Scalar, mean over batch and code.
+    """
+    return (again - code).abs().mean()
+
+
+class Total(NamedTuple):
+    """The weights of Eq. 8; the defaults are the paper's."""
+
+    lambda_1: float = 10.0
+    lambda_kl: float = 0.01
+    lambda_i: float = 0.0001
+    lambda_v: float = 1.0
+
+    def __call__(
+        self,
+        content: Tensor,
+        reconstruction: Tensor,
+        motion: Tensor,
+        kl: Tensor,
+        image: Tensor,
+        video: Tensor,
+    ) -> Tensor:
+        """The sum of Eq. 8 as the encoders and generators minimise it."""
+        return (
+            self.lambda_1 * (content + reconstruction + motion)
+            + self.lambda_kl * kl
+            + self.lambda_i * image
+            + self.lambda_v * video
+        )
+
+
+# Streams of random numbers within a step; a stream's number never changes its meaning.
+_CODE, _PRIOR, _CONTENT_FRAME, _CHOICE, _FRAME_V, _FRAME_X, _FRAME_Y, _FRAME_VY, _OTHER = range(9)
+
+
+@objectives.register(
+    "dual_mtgan",
+    Card(
+        summary="Eq. 1 to 8 of Dual-MTGAN: consistency, KL, reconstruction, two adversarial games.",
+        source="Yang et al., Dual-MTGAN, arXiv 2102.13329; matching-aware pairs after Reed et al. "
+        "2016",
+        faithful="All terms and, by default, all weights of the paper. adversarial='minimax' is as "
+        "written; the default non_saturating form, the gradient policy of L_M, warm-ups and "
+        "reductions are ours and options.",
+        inputs="pairs (V, V_y, y) in [-1, 1]",
+        outputs="scalar losses per phase",
+        tiny={"adversarial": "non_saturating"},
+    ),
+)
+class DualMTGANObjective(Objective):
+    """Eq. 8, phase by phase.
+
+    The discriminators maximise L_GAN^I and L_GAN^V unweighted: D_I and D_V share no parameter, so
+    Eq. 8's weights would only scale their gradients, which Adam undoes.
+
+    Args:
+        lambda_1: Weight of L_C, L_rec and L_M (Eq. 8).
+        lambda_kl: Weight of L_KL.
+        lambda_i: Weight of the generator's part of L_GAN^I.
+        lambda_v: Weight of the generator's part of L_GAN^V.
+        content_weight: Factor on L_C within lambda_1; 0 is the ablation without L_C.
+        motion_weight: Factor on L_M within lambda_1; 0 is the ablation without L_M.
+        adversarial: Form of the adversarial terms, see `mtzoo.nn.adversarial`.
+        reconstruction: Distance of L_rec; ``l1`` is the paper's.
+        kl_reduction: Reduction of L_KL over the code.
+        motion_target: What L_M compares E_M's mean on generated videos with: the posterior's
+            ``mean`` or the ``sample`` that entered G_T.
+        motion_gradient: Where L_M's gradient goes. ``all``: everywhere, as Eq. 7 reads, with a
+            constant E_M as its trivial minimum; ``detach_target``: not into the target;
+            ``freeze_encoder``: only into the generated videos, E_M judges but does not learn.
+        target_videos: Which V~_y the discriminators see ("either one of" in the paper):
+            ``both``, or ``random``: V~_{y,d} or V~_{y,s}, drawn once a step.
+        motion_start: First step with L_M.
+        adversarial_start: First step with the adversarial terms and the discriminators' phase.
+        adversarial_ramp: Steps over which the generator's adversarial terms grow linearly from 0
+            to full weight, after ``adversarial_start``.
+    """
+
+    def __init__(
+        self,
+        *,
+        lambda_1: float = 10.0,
+        lambda_kl: float = 0.01,
+        lambda_i: float = 0.0001,
+        lambda_v: float = 1.0,
+        content_weight: float = 1.0,
+        motion_weight: float = 1.0,
+        adversarial: AdversarialForm = "non_saturating",
+        reconstruction: Literal["l1", "l2"] = "l1",
+        kl_reduction: Literal["sum", "mean"] = "sum",
+        motion_target: Literal["mean", "sample"] = "sample",
+        motion_gradient: Literal["all", "detach_target", "freeze_encoder"] = "freeze_encoder",
+        target_videos: Literal["both", "random"] = "both",
+        motion_start: int = 0,
+        adversarial_start: int = 0,
+        adversarial_ramp: int = 0,
+    ) -> None:
+        weights = {
+            "lambda_1": lambda_1,
+            "lambda_kl": lambda_kl,
+            "lambda_i": lambda_i,
+            "lambda_v": lambda_v,
+            "content_weight": content_weight,
+            "motion_weight": motion_weight,
+            "motion_start": motion_start,
+            "adversarial_start": adversarial_start,
+            "adversarial_ramp": adversarial_ramp,
+        }
+        for name, value in weights.items():
+            if not value >= 0:  # also refuses NaN
+                raise MtzooError(f"objective dual_mtgan: {name} is {value}; it must be 0 or more")
+        self.total = Total(lambda_1, lambda_kl, lambda_i, lambda_v)
+        self.content_weight = content_weight
+        self.motion_weight = motion_weight
+        self.adversarial: AdversarialForm = adversarial
+        self.reconstruction: Literal["l1", "l2"] = reconstruction
+        self.kl_reduction: Literal["sum", "mean"] = kl_reduction
+        self.motion_target = motion_target
+        self.motion_gradient = motion_gradient
+        self.target_videos = target_videos
+        self.motion_start = motion_start
+        self.adversarial_start = adversarial_start
+        self.adversarial_ramp = adversarial_ramp
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The discriminators' turn (where an adversarial term has weight), then the generators'."""
+        generator = Phase("generator", "generators")
+        if self.total.lambda_i == 0 and self.total.lambda_v == 0:
+            return (generator,)
+        judge = Phase("discriminator", "discriminators", start=self.adversarial_start)
+        return (judge, generator)
+
+    def forward(self, model: DualMTGAN, batch: Batch, draws: Draws, step: int) -> Generated:
+        """Codes once, and those generated videos that this step's terms look at, in one pass."""
+        count, frames = batch.video.shape[:2]
+        judging = self._judging(model, step)
+        drawn = judging and (self.target_videos == "both" or self._choice(draws) == 1)
+        targeted = judging or self._matching(step)
+        content_frame = None
+        if model.content_frames == "one":
+            content_frame = draws.integers(count, max(frames - 1, 1), _CONTENT_FRAME)
+        return model(
+            batch.video,
+            batch.target if targeted else None,
+            draws.normal(count, model.motion_dim, _CODE),
+            draws.normal(count, model.motion_dim, _PRIOR) if drawn else None,
+            content_frame,
+        )
+
+    def loss(
+        self,
+        phase: Phase,
+        model: DualMTGAN,
+        batch: Batch,
+        shared: Generated,
+        draws: Draws,
+        step: int,
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of one phase and its terms, detached."""
+        if phase.name == "discriminator":
+            return self._discriminator_loss(model, batch, shared, draws)
+        return self._generator_loss(model, batch, shared, draws, step)
+
+    def _judging(self, model: DualMTGAN, step: int) -> bool:
+        """Whether adversarial terms are computed on ``step``."""
+        return step >= self.adversarial_start and bool(
+            (model.image_discriminator is not None and self.total.lambda_i > 0)
+            or (model.video_discriminator is not None and self.total.lambda_v > 0)
+        )
+
+    def _matching(self, step: int) -> bool:
+        """Whether L_M is computed on ``step``."""
+        return self.motion_weight > 0 and self.total.lambda_1 > 0 and step >= self.motion_start
+
+    def _choice(self, draws: Draws) -> int:
+        """With target_videos='random': 0 shows V~_{y,d}, 1 shows V~_{y,s}, alike on all ranks."""
+        # Drawn for sample 0 of the global batch, so that all ranks take the same branch.
+        first = Draws(draws.seed, draws.step, 0, draws.total, torch.device("cpu"))
+        return int(first.integers(1, 2, _CHOICE))
+
+    def _targets(self, shared: Generated, draws: Draws) -> list[Tensor]:
+        """The V~_y that the discriminators see."""
+        assert shared.transferred is not None
+        if shared.sampled is None:
+            return [shared.transferred]
+        if self.target_videos == "random":
+            return [shared.sampled]
+        return [shared.transferred, shared.sampled]
+
+    def _discriminator_loss(
+        self, model: DualMTGAN, batch: Batch, shared: Generated, draws: Draws
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        count = len(batch.video)
+        own = shared.reconstruction.detach()
+        targets = [video.detach() for video in self._targets(shared, draws)]
+        loss = batch.video.new_zeros(())
+        terms: dict[str, Tensor] = {}
+        if model.image_discriminator is not None and self.total.lambda_i > 0:
+            first, y = batch.video[:, 0], batch.target
+            picked_v = _pick(batch.video, draws, _FRAME_V)
+            fakes_y = [_pick(v, draws, _FRAME_Y + i * _OTHER) for i, v in enumerate(targets)]
+            conditions = [first, first, y, y, first] + [y] * len(targets)
+            pictures = [
+                picked_v,
+                _pick(own, draws, _FRAME_X),
+                picked_v,
+                y,
+                _pick(batch.target_video, draws, _FRAME_VY),
+                *fakes_y,
+            ]
+            logits = model.image_discriminator(torch.cat(conditions), torch.cat(pictures))
+            real_x, fake_x, wrong_x, real_y, wrong_y, *fake_y = logits.float().split(count)
+            image = image_adversarial(real_x, fake_x, wrong_x, self.adversarial)
+            image = image + image_adversarial(real_y, torch.cat(fake_y), wrong_y, self.adversarial)
+            loss = loss + image
+            terms |= {
+                "image": image.detach(),
+                "real_image": _belief(torch.cat([real_x, real_y])),
+                "fake_image": _belief(torch.cat([fake_x, *fake_y])),
+                "mismatched_image": _belief(torch.cat([wrong_x, wrong_y])),
+            }
+        if model.video_discriminator is not None and self.total.lambda_v > 0:
+            shown = torch.cat([batch.video, batch.target_video, own, *targets])
+            logits = model.video_discriminator(shown).float()
+            real_x, real_y, fake_x, *fake_y = logits.split(count)
+            video = video_adversarial(real_x, fake_x, self.adversarial)
+            video = video + video_adversarial(real_y, torch.cat(fake_y), self.adversarial)
+            loss = loss + video
+            terms |= {
+                "video": video.detach(),
+                "real_video": _belief(torch.cat([real_x, real_y])),
+                "fake_video": _belief(torch.cat([fake_x, *fake_y])),
+            }
+        return loss, terms
+
+    def _generator_loss(
+        self, model: DualMTGAN, batch: Batch, shared: Generated, draws: Draws, step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        count = len(batch.video)
+        zero = batch.video.new_zeros(())
+        content = content_consistency(shared.content.float())
+        reconstruction = reconstruction_loss(
+            shared.reconstruction.float(), batch.video, self.reconstruction
+        )
+        kl = kl_divergence(shared.posterior, self.kl_reduction)
+        terms = {"content": content, "reconstruction": reconstruction, "kl": kl}
+        motion = image = video = zero
+
+        if self._matching(step):
+            assert shared.transferred is not None
+            motion = self._motion(model, shared)
+            terms["motion"] = motion
+
+        if self._judging(model, step):
+            ramp = 1.0
+            if self.adversarial_ramp:
+                ramp = min(1.0, (step - self.adversarial_start + 1) / self.adversarial_ramp)
+            targets = self._targets(shared, draws)
+            if model.image_discriminator is not None and self.total.lambda_i > 0:
+                conditions = [batch.video[:, 0]] + [batch.target] * len(targets)
+                pictures = [_pick(shared.reconstruction, draws, _FRAME_X)] + [
+                    _pick(v, draws, _FRAME_Y + i * _OTHER) for i, v in enumerate(targets)
+                ]
+                logits = model.image_discriminator(torch.cat(conditions), torch.cat(pictures))
+                own, other = logits.float().split([count, count * len(targets)])
+                # The halves of Eq. 5 stay on the generator's side too.
+                image = 0.5 * (
+                    generator_loss(own, self.adversarial) + generator_loss(other, self.adversarial)
+                )
+                terms["image"] = image
+            if model.video_discriminator is not None and self.total.lambda_v > 0:
+                logits = model.video_discriminator(
+                    torch.cat([shared.reconstruction, *targets])
+                ).float()
+                own, other = logits.split([count, count * len(targets)])
+                video = generator_loss(own, self.adversarial) + generator_loss(
+                    other, self.adversarial
+                )
+                terms["video"] = video
+            image, video = ramp * image, ramp * video
+
+        loss = self.total(
+            self.content_weight * content,
+            reconstruction,
+            self.motion_weight * motion,
+            kl,
+            image,
+            video,
+        )
+        return loss, {name: term.detach() for name, term in terms.items()}
+
+    def _motion(self, model: DualMTGAN, shared: Generated) -> Tensor:
+        """L_M, both terms of Eq. 7, with E_M run once on both generated videos."""
+        target = shared.posterior.mean if self.motion_target == "mean" else shared.code
+        if self.motion_gradient != "all":
+            target = target.detach()
+        frozen = self.motion_gradient == "freeze_encoder"
+        learning = [p for p in model.motion_encoder.parameters() if frozen and p.requires_grad]
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        try:
+            again = model.motion_encoder(
+                torch.cat([shared.reconstruction, shared.transferred])
+            ).mean
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
+        own, other = again.float().chunk(2)
+        return motion_consistency(own, target.float()) + motion_consistency(other, target.float())
+
+    @torch.no_grad()
+    def health(self, model: DualMTGAN, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:
+        """Is the motion code alive, does content differ between videos, do samples differ.
+
+        Returns:
+            - ``active_motion_dims``: code dimensions whose posterior mean varies over the batch
+              with a variance above 0.01 (active units of Burda et al. 2016);
+            - ``motion_spread``, ``motion_sigma``: standard deviation of the posterior's means
+              over videos, and the posterior's own, averaged over the code;
+            - ``content_between``, ``content_within``: standard deviation of content codes between
+              videos, and between frames of one video, averaged over the code;
+            - ``sample_spread``: mean absolute pixel difference of two motions drawn for one
+              picture, in [0, 2].
+        """
+        count, frames = batch.video.shape[:2]
+        posterior: Gaussian = model.motion_encoder(batch.video)
+        means = posterior.mean.float()
+        codes = model.content_encoder(batch.video.flatten(0, 1)).float()
+        codes = codes.unflatten(0, (count, frames))
+        drawn = [draws.normal(count, model.motion_dim, s) for s in (_PRIOR, _PRIOR + _OTHER)]
+        content = model.content_encoder(batch.target)
+        one, two = (
+            model.image_generator(content, model.motion_generator(code, frames)) for code in drawn
+        )
+        return {
+            "active_motion_dims": (means.var(0, unbiased=False) > 0.01).sum().float(),
+            "motion_spread": means.std(0, unbiased=False).mean(),
+            "motion_sigma": (0.5 * posterior.log_variance.float()).exp().mean(),
+            "content_between": codes.mean(1).std(0, unbiased=False).mean(),
+            "content_within": codes.std(1, unbiased=False).mean(),
+            "sample_spread": (one - two).abs().float().mean(),
+        }
+
+
+def _pick(video: Tensor, draws: Draws, stream: int) -> Tensor:
+    """S of Eq. 5: one random frame a video, ``(B, T, C, H, W)`` to ``(B, C, H, W)``."""
+    count, frames = video.shape[:2]
+    rows = torch.arange(count, device=video.device)
+    return video[rows, draws.integers(count, frames, stream)]
+
+
+def _belief(logits: Tensor) -> Tensor:
+    """Mean of D = sigmoid(l), for the log."""
+    return F.sigmoid(logits.detach()).mean()

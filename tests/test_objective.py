@@ -1,0 +1,402 @@
+"""The equations of the paper against numbers worked out by hand, and the phases' bookkeeping."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mtzoo.errors import MtzooError
+from mtzoo.interfaces import Batch, Draws, Gaussian
+from mtzoo.models.dual_mtgan import DualMTGAN
+from mtzoo.nn import adversarial
+from mtzoo.objectives import dual_mtgan as paper
+from mtzoo.objectives.dual_mtgan import DualMTGANObjective
+
+LOG2, LOG3 = math.log(2.0), math.log(3.0)
+
+
+def test_content_consistency_is_the_mean_step_between_neighbours():
+    codes = torch.tensor([[[0.0, 1.0], [2.0, 1.0], [2.0, -3.0]]])
+    # steps |2|, |0|, |0|, |-4|: mean 1.5
+    assert paper.content_consistency(codes).item() == pytest.approx(1.5)
+
+
+def test_content_consistency_of_one_frame_is_zero():
+    assert paper.content_consistency(torch.ones(2, 1, 3)).item() == 0.0
+
+
+def test_kl_divergence_sum_and_mean():
+    # dimension 1: mean 1, variance 1 -> 1/2; dimension 2: mean 0, variance 2 -> (2 - 1 - log 2)/2
+    posterior = Gaussian(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, LOG2]]))
+    by_hand = 0.5 + 0.5 * (1.0 - LOG2)
+    assert paper.kl_divergence(posterior).item() == pytest.approx(by_hand)
+    assert paper.kl_divergence(posterior, "mean").item() == pytest.approx(by_hand / 2)
+
+
+def test_kl_divergence_is_a_mean_over_the_batch():
+    posterior = Gaussian(torch.tensor([[2.0], [0.0]]), torch.zeros(2, 1))
+    assert paper.kl_divergence(posterior).item() == pytest.approx((2.0 + 0.0) / 2)
+
+
+def test_kl_divergence_agrees_with_torch_distributions():
+    torch.manual_seed(0)
+    posterior = Gaussian(torch.randn(5, 7), torch.randn(5, 7))
+    normal = torch.distributions.Normal
+    p = normal(posterior.mean, (0.5 * posterior.log_variance).exp())
+    expected = torch.distributions.kl_divergence(p, normal(0.0, 1.0)).sum(1).mean()
+    torch.testing.assert_close(paper.kl_divergence(posterior), expected)
+
+
+def test_reconstruction_loss_l1_and_l2():
+    video, made = torch.zeros(1, 1, 1, 2, 2), torch.tensor([0.5, -0.5, 1.0, 0.0])
+    made = made.reshape(1, 1, 1, 2, 2)
+    assert paper.reconstruction_loss(made, video).item() == pytest.approx(0.5)
+    assert paper.reconstruction_loss(made, video, "l2").item() == pytest.approx(1.5 / 4)
+
+
+def test_motion_consistency():
+    again, code = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
+    assert paper.motion_consistency(again, code).item() == pytest.approx(1.5)
+
+
+# Logits with known beliefs: sigmoid(log 3) = 3/4, sigmoid(0) = 1/2, sigmoid(-log 3) = 1/4.
+SURE, HALF, DOUBT = torch.tensor([LOG3]), torch.tensor([0.0]), torch.tensor([-LOG3])
+
+
+@pytest.mark.parametrize("form", ["minimax", "non_saturating"])
+def test_image_adversarial_is_minus_equation_5(form):
+    # log(3/4) + 1/2 [log(1 - 1/4) + log(1 - 1/2)]
+    equation = math.log(0.75) + 0.5 * (math.log(0.75) + math.log(0.5))
+    assert paper.image_adversarial(SURE, DOUBT, HALF, form).item() == pytest.approx(-equation)
+
+
+@pytest.mark.parametrize("form", ["minimax", "non_saturating"])
+def test_video_adversarial_is_minus_equation_6(form):
+    equation = math.log(0.75) + math.log(0.5)
+    assert paper.video_adversarial(SURE, HALF, form).item() == pytest.approx(-equation)
+
+
+@pytest.mark.parametrize(
+    ("form", "real", "fake", "generator"),
+    [
+        ("minimax", math.log(4), math.log(4 / 3), math.log(3 / 4)),
+        ("non_saturating", math.log(4), math.log(4 / 3), math.log(4)),
+        ("hinge", 1 + LOG3, max(0.0, 1 - LOG3), LOG3),
+        ("lsgan", (1 + LOG3) ** 2 / 2, LOG3**2 / 2, (1 + LOG3) ** 2 / 2),
+    ],
+)
+def test_adversarial_forms_by_hand(form, real, fake, generator):
+    assert adversarial.real_loss(DOUBT, form).item() == pytest.approx(real)
+    assert adversarial.fake_loss(DOUBT, form).item() == pytest.approx(fake)
+    assert adversarial.generator_loss(DOUBT, form).item() == pytest.approx(generator)
+
+
+def test_adversarial_losses_stay_finite_where_the_sigmoid_does_not():
+    for form in ("minimax", "non_saturating"):
+        for loss in (adversarial.real_loss, adversarial.fake_loss, adversarial.generator_loss):
+            assert torch.isfinite(loss(torch.tensor([-300.0, 300.0]), form))
+
+
+def test_total_is_equation_8_with_the_papers_weights():
+    terms = [torch.tensor(v) for v in (1.0, 2.0, 3.0, 5.0, 7.0, 11.0)]
+    by_hand = 10 * (1 + 2 + 3) + 0.01 * 5 + 0.0001 * 7 + 1 * 11
+    assert paper.Total()(*terms).item() == pytest.approx(by_hand)
+
+
+# ---------------------------------------------------------------------------------------------
+# The phases, on networks so small that every path can be followed.
+
+
+class Pixel(nn.Module):
+    """Content code: mean colour."""
+
+    content_dim = 3
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, image):
+        return image.mean((2, 3)) * self.scale
+
+
+class Corner(nn.Module):
+    """Motion code: colour of the first pixel of the first frame."""
+
+    motion_dim = 3
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.calls = 0
+
+    def forward(self, video):
+        self.calls += 1
+        mean = video[:, 0, :, 0, 0] * self.scale
+        return Gaussian(mean, mean * 0.0)
+
+
+class Hold(nn.Module):
+    motion_dim = frame_motion_dim = 3
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, code, frames, generator=None):
+        return (code * self.scale).unsqueeze(1).expand(-1, frames, -1)
+
+
+class Flat(nn.Module):
+    resolution, channels = 4, 3
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.calls = 0
+
+    def forward(self, content, motion):
+        self.calls += 1
+        if content.dim() == 2:
+            content = content.unsqueeze(1).expand(-1, motion.shape[1], -1)
+        colour = torch.tanh((content + motion) * self.scale)
+        return colour[..., None, None].expand(-1, -1, -1, 4, 4)
+
+
+class PairJudge(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.pairs = []
+
+    def forward(self, condition, frame):
+        self.pairs.append((condition, frame))
+        return self.scale * (condition - frame).mean((1, 2, 3))
+
+
+class VideoJudge(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.shown = []
+
+    def forward(self, video):
+        self.shown.append(video)
+        return self.scale * video.mean((1, 2, 3, 4))
+
+
+def make(judges=True, **options):
+    model = DualMTGAN(
+        Pixel(),
+        Corner(),
+        Hold(),
+        Flat(),
+        PairJudge() if judges else None,
+        VideoJudge() if judges else None,
+        **options,
+    )
+    torch.manual_seed(1)
+    video, other = torch.rand(2, 4, 3, 4, 4) * 2 - 1, torch.rand(2, 4, 3, 4, 4) * 2 - 1
+    batch = Batch(video, other, other[:, 2])
+    return model, batch, Draws(0, 5, 0, 2, torch.device("cpu"))
+
+
+def run(objective, model, batch, draws, step=5):
+    shared = objective.forward(model, batch, draws, step)
+    losses = {}
+    for phase in objective.phases():
+        if phase.due(step):
+            losses[phase.name] = objective.loss(phase, model, batch, shared, draws, step)
+    return shared, losses
+
+
+def test_forward_makes_all_videos_in_one_pass_and_encodes_motion_once():
+    model, batch, draws = make()
+    shared, _ = run(DualMTGANObjective(motion_weight=0.0), model, batch, draws)
+    assert model.image_generator.calls == 1
+    assert model.motion_encoder.calls == 1
+    assert shared.reconstruction.shape == shared.sampled.shape == batch.video.shape
+    # Equation 3 by hand, on these networks
+    code = batch.video[:, 0, :, 0, 0] + draws.normal(2, 3, 0)
+    content = batch.video.mean((3, 4))
+    expected = torch.tanh(content + code[:, None])
+    torch.testing.assert_close(shared.reconstruction[..., 0, 0], expected)
+    target = batch.target.mean((2, 3))[:, None].expand(-1, 4, -1)
+    torch.testing.assert_close(shared.transferred[..., 0, 0], torch.tanh(target + code[:, None]))
+    prior = draws.normal(2, 3, 1)
+    torch.testing.assert_close(shared.sampled[..., 0, 0], torch.tanh(target + prior[:, None]))
+
+
+def test_the_image_discriminator_is_shown_the_pairs_of_equation_5():
+    model, batch, draws = make()
+    shared, losses = run(DualMTGANObjective(target_videos="both"), model, batch, draws)
+    condition, frame = model.image_discriminator.pairs[0]
+    x1, y = batch.video[:, 0], batch.target
+    v = paper._pick(batch.video, draws, paper._FRAME_V)
+    expected = [
+        (x1, v),
+        (x1, paper._pick(shared.reconstruction, draws, paper._FRAME_X)),
+        (y, v),
+        (y, y),
+        (x1, paper._pick(batch.target_video, draws, paper._FRAME_VY)),
+        (y, paper._pick(shared.transferred, draws, paper._FRAME_Y)),
+        (y, paper._pick(shared.sampled, draws, paper._FRAME_Y + paper._OTHER)),
+    ]
+    torch.testing.assert_close(condition, torch.cat([c for c, _ in expected]))
+    torch.testing.assert_close(frame, torch.cat([f for _, f in expected]))
+    # and the sum of the two lines of Eq. 5, from those logits
+    logits = [(c - f).mean((1, 2, 3)) for c, f in expected]
+    log = torch.nn.functional.logsigmoid
+    line_x = log(logits[0]).mean() + 0.5 * (log(-logits[1]).mean() + log(-logits[2]).mean())
+    fakes = torch.cat(logits[5:])
+    line_y = log(logits[3]).mean() + 0.5 * (log(-fakes).mean() + log(-logits[4]).mean())
+    _, terms = losses["discriminator"]
+    torch.testing.assert_close(terms["image"], -(line_x + line_y).detach())
+
+
+def test_the_generators_loss_is_equation_8():
+    model, batch, draws = make()
+    objective = DualMTGANObjective(adversarial="minimax", motion_gradient="all")
+    shared, losses = run(objective, model, batch, draws)
+    loss, terms = losses["generator"]
+    l_c = (shared.content[:, 1:] - shared.content[:, :-1]).abs().mean()
+    l_rec = (shared.reconstruction - batch.video).abs().mean()
+    l_m = (shared.reconstruction[:, 0, :, 0, 0] - shared.code).abs().mean() + (
+        shared.transferred[:, 0, :, 0, 0] - shared.code
+    ).abs().mean()
+    l_kl = 0.5 * batch.video[:, 0, :, 0, 0].square().sum(1).mean()
+    log = torch.nn.functional.logsigmoid
+    (condition, frame) = model.image_discriminator.pairs[1]
+    logits = (condition - frame).mean((1, 2, 3))
+    l_i = 0.5 * (log(-logits[:2]).mean() + log(-logits[2:]).mean())
+    logits = model.video_discriminator.shown[1].mean((1, 2, 3, 4))
+    l_v = log(-logits[:2]).mean() + log(-logits[2:]).mean()
+    by_hand = 10 * (l_c + l_rec + l_m) + 0.01 * l_kl + 0.0001 * l_i + 1.0 * l_v
+    torch.testing.assert_close(loss, by_hand)
+    assert set(terms) == {"content", "reconstruction", "kl", "motion", "image", "video"}
+
+
+def test_the_discriminator_phase_sends_no_gradient_into_the_generators():
+    model, batch, draws = make()
+    _, losses = run(DualMTGANObjective(), model, batch, draws)
+    losses["discriminator"][0].backward()
+    assert all(p.grad is None for p in model.generators().parameters())
+    assert all(p.grad is not None for p in model.discriminators().parameters())
+
+
+@pytest.mark.parametrize(
+    ("policy", "encoder_learns", "target_learns"),
+    [("all", True, True), ("detach_target", True, False), ("freeze_encoder", False, False)],
+)
+def test_motion_gradient_policies(policy, encoder_learns, target_learns):
+    model, batch, draws = make(judges=False)
+    objective = DualMTGANObjective(motion_gradient=policy, lambda_i=0.0, lambda_v=0.0)
+    shared = objective.forward(model, batch, draws, 0)
+    # Cut the generated videos off, so that what reaches E_M comes from L_M's own two uses of it.
+    cut = shared._replace(
+        reconstruction=shared.reconstruction.detach(), transferred=shared.transferred.detach()
+    )
+    loss = objective._motion(model, cut)
+    learns = loss.requires_grad
+    assert learns == (encoder_learns or target_learns)
+    if learns:
+        shared.code.retain_grad()
+        loss.backward()
+        assert (shared.code.grad is not None) == target_learns
+        assert model.motion_encoder.scale.grad is not None
+    assert model.motion_encoder.scale.requires_grad
+
+
+def test_starts_and_ramp():
+    model, batch, draws = make()
+    objective = DualMTGANObjective(motion_start=3, adversarial_start=4, adversarial_ramp=4)
+    shared, losses = run(objective, model, batch, draws, step=0)
+    assert shared.transferred is None
+    assert set(losses) == {"generator"}
+    assert set(losses["generator"][1]) == {"content", "reconstruction", "kl"}
+    _, losses = run(objective, model, batch, draws, step=3)
+    assert "motion" in losses["generator"][1]
+    assert set(losses) == {"generator"}
+    shared, losses = run(objective, model, batch, draws, step=5)
+    loss, terms = losses["generator"]
+    expected = 10 * (terms["content"] + terms["reconstruction"] + terms["motion"])
+    expected = expected + 0.01 * terms["kl"]
+    expected = expected + 2 / 4 * (0.0001 * terms["image"] + terms["video"])
+    torch.testing.assert_close(loss.detach(), expected)
+
+
+def test_target_videos_random_shows_one_kind_and_takes_both_in_turn():
+    model, batch, _ = make()
+    objective = DualMTGANObjective(target_videos="random")
+    kinds = set()
+    for step in range(12):
+        draws = Draws(0, step, 0, 2, torch.device("cpu"))
+        shared, _ = run(objective, model, batch, draws, step)
+        shown = model.video_discriminator.shown[-1]
+        assert len(shown) == 4
+        kind = "drawn" if shared.sampled is not None else "encoded"
+        wanted = shared.sampled if shared.sampled is not None else shared.transferred
+        torch.testing.assert_close(shown[2:], wanted)
+        kinds.add(kind)
+    assert kinds == {"drawn", "encoded"}
+
+
+def test_a_left_out_discriminator_leaves_out_its_terms():
+    model, batch, draws = make(judges=False)
+    _, losses = run(DualMTGANObjective(lambda_i=0.0, lambda_v=0.0), model, batch, draws)
+    assert set(losses) == {"generator"}
+    assert set(losses["generator"][1]) == {"content", "reconstruction", "kl", "motion"}
+
+
+def test_one_content_frame_gives_the_whole_clip_its_content():
+    model, batch, draws = make(content_frames="one")
+    shared, _ = run(DualMTGANObjective(), model, batch, draws)
+    picked = draws.integers(2, 3, paper._CONTENT_FRAME)
+    rows = torch.arange(2)
+    torch.testing.assert_close(shared.content[:, 0], batch.video[rows, picked].mean((2, 3)))
+    torch.testing.assert_close(shared.content[:, 1], batch.video[rows, picked + 1].mean((2, 3)))
+    code = batch.video[:, 0, :, 0, 0] + draws.normal(2, 3, 0)
+    expected = torch.tanh(shared.content[:, :1] + code[:, None]).expand(-1, 4, -1)
+    torch.testing.assert_close(shared.reconstruction[..., 0, 0], expected)
+
+
+def test_draws_do_not_depend_on_how_the_batch_is_shared():
+    whole = Draws(3, 7, 0, 8, torch.device("cpu"))
+    second = Draws(3, 7, 4, 8, torch.device("cpu"))
+    assert torch.equal(whole.normal(8, 5, 1)[4:], second.normal(4, 5, 1))
+    assert torch.equal(whole.integers(8, 100, 2)[4:], second.integers(4, 100, 2))
+    assert not torch.equal(whole.normal(8, 5, 1), whole.normal(8, 5, 0))
+    assert not torch.equal(whole.normal(8, 5, 1), Draws(3, 8, 0, 8, whole.device).normal(8, 5, 1))
+
+
+def test_health_figures_by_hand():
+    model, batch, draws = make()
+    figures = DualMTGANObjective().health(model, batch, draws)
+    means = batch.video[:, 0, :, 0, 0]
+    assert figures["motion_sigma"].item() == pytest.approx(1.0)
+    torch.testing.assert_close(figures["motion_spread"], means.std(0, unbiased=False).mean())
+    active = (means.var(0, unbiased=False) > 0.01).sum().item()
+    assert figures["active_motion_dims"].item() == active
+    codes = batch.video.mean((3, 4))
+    torch.testing.assert_close(figures["content_within"], codes.std(1, unbiased=False).mean())
+    torch.testing.assert_close(
+        figures["content_between"], codes.mean(1).std(0, unbiased=False).mean()
+    )
+    assert figures["sample_spread"] > 0
+
+
+@pytest.mark.parametrize("name", ["lambda_1", "content_weight", "motion_start"])
+@pytest.mark.parametrize("value", [-1, float("nan")])
+def test_weights_must_not_be_negative(name, value):
+    with pytest.raises(MtzooError, match=name):
+        DualMTGANObjective(**{name: value})
+
+
+def test_codes_of_two_sizes_are_refused():
+    generator = Hold()
+    generator.motion_dim = 5
+    with pytest.raises(MtzooError, match="motion_dim"):
+        DualMTGAN(Pixel(), Corner(), generator, Flat())
