@@ -48,6 +48,14 @@ def check_frames(frames: int, least: int, who: str) -> None:
         )
 
 
+def check_sizes(who: str, *, even: bool = False, **sizes: int) -> None:
+    """Raise `MtzooError` unless every named size is at least 1, and even where ``even``."""
+    for name, size in sizes.items():
+        if size < 1 or (even and size % 2):
+            wanted = "a positive even number" if even else "at least 1"
+            raise MtzooError(f"{who}: {name} is {size}; it must be {wanted}")
+
+
 class Component(nn.Module, abc.ABC):
     """What all slots share."""
 
