@@ -1,0 +1,820 @@
+"""Pictures and videos in and out: the one place that touches codecs.
+
+PyAV decodes and encodes videos, Pillow pictures and animations (GIF, WebP, APNG). Inside the
+project a picture is a uint8 tensor ``(H, W, 3)`` and a clip ``(T, H, W, 3)``, RGB. Files come from
+strangers, so formats are a closed list, sizes are capped, nothing a file refers to is opened, and
+every fault is one `MtzooError` that names the file.
+
+Choices made once for all readers:
+
+- transparent pixels show white, as on a page;
+- 16-bit grey is scaled to 8 bits by its full range (65535 becomes 255), never clipped;
+- pictures are turned as their EXIF says, video frames as their display matrix says; pixel aspect
+  ratios and colour profiles are ignored;
+- a video's frames that cannot be decoded, or that the decoder marks as broken, are left out and
+  counted;
+- a GIF's frame without a duration lasts 0.1 s, as in browsers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from mtzoo.errors import MtzooError, did_you_mean
+from mtzoo.files import check_place, replacing
+
+# libav writes to stderr from C, where nothing of ours can catch it; our own lines say enough.
+av.logging.set_level(None)
+
+Crop = Literal["centre", "none"]
+Resample = Literal["nearest", "bicubic"]
+
+MAX_PIXELS = 100_000_000
+"""Largest picture or video frame that is read."""
+
+MAX_CLIP_BYTES = 2 << 30
+"""Largest clip that `read_video` gathers in memory."""
+
+FOLDER_FPS = 25.0
+"""The rate of a folder of frames, which says nothing itself."""
+
+OUTPUTS = (".mp4", ".gif", ".png")
+"""Endings that `write` knows."""
+
+PICTURE_ENDINGS = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".pnm",
+    ".jp2",
+    ".avif",
+)
+"""Endings that count as a frame in a folder of frames."""
+
+# Left out on purpose: EPS and PDF (they start an interpreter), and TGA (it has no signature, so a
+# damaged video could pass for one).
+_PICTURES = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
+
+# Containers of footage. Play lists, subtitles and text renderers are not among them: they open
+# other files or draw pictures of text.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,m4v,flv,live_flv,asf,ogg,"
+    "dv,mxf,nut,ivf,h263,h264,hevc,obu,av1,mjpeg,rm,wtv,yuv4mpegpipe,nsv,gxf,swf,amv,dhav"
+)
+
+# A jump between two time stamps beyond this many seconds is a damaged stamp, not a pause.
+_MAX_GAP = 600.0
+
+
+class Clip(NamedTuple):
+    """Frames of a video.
+
+    Attributes:
+        frames: uint8 ``(T, H, W, 3)``, T at least 1.
+        fps: Frames a second.
+        skipped: How many frames were broken and left out.
+    """
+
+    frames: Tensor
+    fps: float
+    skipped: int
+
+
+@dataclass
+class _Report:
+    """What a source learns of itself while its frames are drawn."""
+
+    rate: float | None = None
+    skipped: int = 0
+    end: float = 0.0
+
+
+def read_image(
+    path: str | os.PathLike[str], *, resolution: int | None = None, crop: Crop = "centre"
+) -> Tensor:
+    """Read a picture of any common kind; of an animation, its first frame.
+
+    Args:
+        path: PNG, JPEG, WebP, BMP, TIFF, PPM, GIF and kin, of any mode and bit depth.
+        resolution: Side of the square to resize to in pixels, antialiased; ``None`` keeps the
+            picture's own size and does not crop.
+        crop: With a ``resolution``: ``"centre"`` cuts the central square first, ``"none"``
+            squeezes the whole picture into the square.
+
+    Returns:
+        uint8 ``(H, W, 3)``, RGB.
+
+    Raises:
+        MtzooError: The file is missing, empty, no picture, damaged or too large.
+    """
+    path = _readable(path)
+    _check_size(resolution)
+    with _picture(path) as image:
+        if resolution:
+            # JPEG can be decoded at a half, a quarter or an eighth for a fraction of the cost.
+            image.draft(image.mode, (2 * resolution, 2 * resolution))
+        upright = ImageOps.exif_transpose(image)
+        return _tensor(_flatten(_fit(_eight_bit(upright), resolution, crop)))
+
+
+def iter_video(path: str | os.PathLike[str]) -> Iterator[Tensor]:
+    """Stream the frames of a video file, an animation or a folder of frames.
+
+    Frames have their native size, turned as they are displayed; broken ones are left out. One
+    frame is in memory at a time.
+
+    Yields:
+        uint8 ``(H, W, 3)``, RGB.
+
+    Raises:
+        MtzooError: The file is missing, empty, no video, or none of its frames can be read.
+    """
+    for _, image in _frames(_present(path), _Report(), None):
+        yield _tensor(_flatten(image))
+
+
+def read_video(
+    path: str | os.PathLike[str],
+    *,
+    resolution: int | None = None,
+    frames: int | None = None,
+    fps: float | None = None,
+    crop: Crop = "centre",
+) -> Clip:
+    """Read a clip from a video file, an animation (GIF, WebP, APNG) or a folder of frames.
+
+    Args:
+        path: A video in any common container, an animation, or a folder whose pictures, in the
+            natural order of their names, are the frames.
+        resolution: Side of the square to resize to in pixels, antialiased; ``None`` keeps the
+            video's own size and does not crop.
+        frames: Read at most this many, from the start; decoding stops there. ``None`` reads all.
+        fps: Resample to this many frames a second by the time stamps: at each instant the frame
+            that is on show. ``None`` keeps the frames as they are. The frames of a folder have no
+            time stamps; they are taken as they are, and ``fps`` states their rate.
+        crop: As in `read_image`.
+
+    Returns:
+        The frames, their rate, and how many broken frames were skipped.
+
+    Raises:
+        MtzooError: The file is missing, empty, no video, none of its frames can be read, or they
+            would not fit into memory.
+    """
+    path = _present(path)
+    _check_size(resolution)
+    if frames is not None and frames < 1:
+        raise MtzooError(f"frames must be at least 1, not {frames}")
+    if fps is not None and not 0 < fps <= 1000:
+        raise MtzooError(f"fps must lie above 0 and be at most 1000, not {fps}")
+    report = _Report()
+    shown = _frames(path, report, resolution)
+    fitted = ((time, _flatten(_fit(image, resolution, crop))) for time, image in shown)
+    resample = fps is not None and not path.is_dir()
+    pictures = _resample(fitted, report, fps) if resample else (image for _, image in fitted)
+    gathered: list[Tensor] = []
+    size = 0
+    with contextlib.closing(shown):
+        for image in pictures:
+            frame = _tensor(image)
+            if gathered and frame.shape != gathered[0].shape:
+                raise MtzooError(
+                    f"{path}: frame {len(gathered)} is {_size(frame)} where the first is "
+                    f"{_size(gathered[0])}; give a resolution to bring them to one size"
+                )
+            gathered.append(frame)
+            size += frame.numel()
+            if frames is not None and len(gathered) >= frames:
+                break
+            if size > MAX_CLIP_BYTES:
+                raise MtzooError(
+                    f"{path}: more than {MAX_CLIP_BYTES >> 30} GiB of frames; "
+                    "read fewer frames or at a smaller resolution"
+                )
+    rate = fps or report.rate or FOLDER_FPS
+    return Clip(torch.stack(gathered), float(rate), report.skipped)
+
+
+def write(
+    path: str | os.PathLike[str],
+    frames: Tensor,
+    *,
+    fps: float = 12.5,
+    scale: int = 1,
+    resample: Resample = "nearest",
+) -> None:
+    """Write a clip as the ending of ``path`` says; a whole file appears there or none.
+
+    ``.mp4`` is H.264 in yuv420p (MPEG-4 where libx264 is missing); an odd side grows by one
+    repeated pixel, because yuv420p has none. ``.gif`` loops and has one palette for all frames
+    without dithering, so that what stands still does not flicker; times are kept to its 10 ms
+    grid without drift, 50 frames a second at most. ``.png`` shows the frames side by side.
+
+    Args:
+        path: File to write, in a folder that exists.
+        frames: uint8 ``(T, H, W, C)`` with C of 1 or 3.
+        fps: Frames a second; without meaning for ``.png``.
+        scale: Enlarge by this factor, so that players show small frames.
+        resample: How to enlarge.
+
+    Raises:
+        MtzooError: Unknown ending, a folder that is missing or cannot be written to, or frames
+            of another form.
+    """
+    path = check_output(path)
+    frames = _frames_to_write(frames)
+    if not (math.isfinite(fps) and 0 < fps <= 1000):
+        raise MtzooError(f"fps must lie above 0 and be at most 1000, not {fps}")
+    ending = path.suffix.lower()
+    if ending == ".png":
+        write_image(path, sheet([_enlarge(frames, scale, resample)]))
+        return
+    frames = _enlarge(frames, scale, resample)
+    with replacing(path) as temporary:
+        if ending == ".gif":
+            _write_gif(temporary, frames, fps)
+        else:
+            _write_mp4(temporary, frames, fps)
+
+
+def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
+    """Write a picture, uint8 ``(H, W, C)`` with C of 1 or 3, as PNG; a whole file or none.
+
+    Raises:
+        MtzooError: The ending is not ``.png``, or the folder is missing or cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise MtzooError(f"cannot write {path}: pictures are written as .png; end the name so")
+    frames = _frames_to_write(image[None])
+    with replacing(path) as temporary:
+        Image.fromarray(frames[0].numpy()).save(temporary, format="PNG")
+
+
+def check_output(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` as a `Path` once `write` can put a file there.
+
+    Raises:
+        MtzooError: Unknown ending, or a folder that is missing or cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in OUTPUTS:
+        raise MtzooError(
+            f"cannot write {path}: unknown ending {path.suffix!r}; "
+            f"use one of {', '.join(OUTPUTS)} (.png is a sheet of frames)"
+        )
+    return check_place(path)
+
+
+def sheet(
+    rows: Sequence[Tensor],
+    *,
+    labels: Sequence[str] | None = None,
+    pad: int = 2,
+    scale: int = 1,
+) -> Tensor:
+    """Lay clips out as rows of frames on white.
+
+    Args:
+        rows: uint8 ``(T, H, W, C)`` each, C of 1 or 3; T and sizes may differ, shorter rows end in
+            white.
+        labels: One line of text a row, written to its left.
+        pad: White pixels around every frame.
+        scale: Enlarge frames by this factor (nearest).
+
+    Returns:
+        uint8 ``(H', W', 3)``.
+    """
+    if not rows:
+        raise MtzooError("a sheet needs at least one row")
+    if labels is not None and len(labels) != len(rows):
+        raise MtzooError(f"a sheet of {len(rows)} rows needs as many labels, not {len(labels)}")
+    clips = [_enlarge(_frames_to_write(row), scale, "nearest") for row in rows]
+    cell = max(clip.shape[2] for clip in clips) + pad
+    columns = max(clip.shape[0] for clip in clips)
+    heights = [clip.shape[1] + pad for clip in clips]
+    margin = 0
+    if labels:
+        margin = max(math.ceil(_font().getlength(label)) for label in labels) + 2 * pad + 2
+        heights = [max(height, _line_height() + pad) for height in heights]
+    canvas = np.full((sum(heights) + pad, margin + columns * cell + pad, 3), 255, np.uint8)
+    tops = [pad + sum(heights[:i]) for i in range(len(clips))]
+    for clip, top in zip(clips, tops, strict=True):
+        for column, frame in enumerate(clip.numpy()):
+            left = margin + pad + column * cell
+            canvas[top : top + frame.shape[0], left : left + frame.shape[1]] = frame
+    if labels:
+        image = Image.fromarray(canvas)
+        draw = ImageDraw.Draw(image)
+        for label, top, height in zip(labels, tops, heights, strict=True):
+            middle = top + (height - pad) / 2
+            draw.text((pad + 1, middle), label, fill=(0, 0, 0), font=_font(), anchor="lm")
+        canvas = np.array(image)
+    return torch.from_numpy(canvas)
+
+
+def grid(clips: Tensor, *, pad: int = 2) -> Tensor:
+    """Tile clips that play at once into one clip, as square as their number allows.
+
+    Args:
+        clips: uint8 ``(N, T, H, W, C)``.
+        pad: White pixels between tiles.
+
+    Returns:
+        uint8 ``(T, H', W', C)``, row by row from the top left.
+    """
+    number, length, height, width, channels = clips.shape
+    columns = math.ceil(math.sqrt(number))
+    rows = math.ceil(number / columns)
+    tiled = clips.new_full(
+        (length, rows * (height + pad) - pad, columns * (width + pad) - pad, channels), 255
+    )
+    for index in range(number):
+        top, left = (index // columns) * (height + pad), (index % columns) * (width + pad)
+        tiled[:, top : top + height, left : left + width] = clips[index]
+    return tiled
+
+
+# Reading ------------------------------------------------------------------------------------
+
+
+def _present(path: str | os.PathLike[str]) -> Path:
+    """Check that a file or folder is there."""
+    path = Path(path)
+    try:
+        if path.exists():
+            return path
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    except (OSError, ValueError) as error:
+        raise MtzooError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
+    raise MtzooError(f"{path}: no such file.{did_you_mean(path.name, siblings)}".rstrip("."))
+
+
+def _readable(path: str | os.PathLike[str]) -> Path:
+    """Check that a file is there, plain, not empty and permitted."""
+    path = _present(path)
+    if path.is_dir():
+        raise MtzooError(f"{path} is a folder; give a picture file")
+    if not path.is_file():
+        raise MtzooError(f"{path} is not a plain file")
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise MtzooError(f"{path} is empty (0 bytes)")
+    except OSError as error:
+        raise MtzooError(f"cannot read {path}: {error.strerror or error}") from error
+    return path
+
+
+def _check_size(resolution: int | None) -> None:
+    if resolution is not None and not 1 <= resolution <= 8192:
+        raise MtzooError(f"resolution must lie between 1 and 8192 pixels, not {resolution}")
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise MtzooError(
+            f"{path}: {width}x{height} pixels are more than the {MAX_PIXELS // 1_000_000} "
+            "megapixels that are read; make it smaller first"
+        )
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of the picture formats that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in _PICTURES if name in Image.OPEN)
+
+
+@contextlib.contextmanager
+def _picture(path: Path) -> Iterator[Image.Image]:
+    """Open a picture; whatever goes wrong while it is open becomes one line."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damaged metadata, which we do not need, and of large pictures, for
+            # which we have a cap of our own.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_formats()) as image:
+                _check_pixels(path, *image.size)
+                yield image
+    except MtzooError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MtzooError(
+            f"{path}: more than the {MAX_PIXELS // 1_000_000} megapixels that are read; "
+            "make it smaller first"
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        kind = "a video, not a picture; give one of its frames" if _is_video(path) else None
+        raise MtzooError(
+            f"{path} is {kind or 'not a picture that can be read (PNG, JPEG, WebP, TIFF, ...)'}"
+        ) from error
+    except Exception as error:
+        # Pillow's decoders meet damage with a dozen kinds of exceptions (OSError, SyntaxError,
+        # ValueError, struct.error, zlib.error, ...); the file is at fault in all of them.
+        raise MtzooError(f"{path} is damaged and cannot be read: {_line(error)}") from error
+
+
+def _is_video(path: Path) -> bool:
+    try:
+        with path.open("rb") as file, _container(file) as container:
+            return bool(container.streams.video)
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
+
+
+def _frames(
+    path: Path, report: _Report, resolution: int | None
+) -> Iterator[tuple[float, Image.Image]]:
+    """Frames (RGB or RGBA) with the time in seconds at which each appears, from 0."""
+    if path.is_dir():
+        source = _folder_frames(path, report, resolution)
+    elif (animation := _animated(_readable(path))) is not None:
+        if not animation:
+            raise MtzooError(
+                f"{path} is a still picture, not a video; "
+                "give a video, an animated GIF or a folder of frames"
+            )
+        source = _animation_frames(path, report)
+    else:
+        source = _video_frames(path, report)
+    empty = True
+    with contextlib.closing(source):
+        for item in source:
+            empty = False
+            yield item
+    if empty:
+        raise MtzooError(f"{path}: none of its frames can be read; the file is damaged or cut off")
+
+
+def _animated(path: Path) -> bool | None:
+    """Whether a picture file has several frames; ``None`` where it is no picture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_formats()) as image:
+                _check_pixels(path, *image.size)
+                if image.format not in _ANIMATIONS:
+                    return False
+                # A GIF says nothing of its length up front; one more frame is all we ask. One
+                # that is there but broken still makes it an animation, of one frame.
+                with contextlib.suppress(Exception):
+                    try:
+                        image.seek(1)
+                    except EOFError:
+                        return False
+                return True
+    except Image.UnidentifiedImageError:
+        return None
+    except MtzooError:
+        raise
+    except Exception as error:  # as in _picture
+        raise MtzooError(f"{path} is damaged and cannot be read: {_line(error)}") from error
+
+
+def _animation_frames(path: Path, report: _Report) -> Iterator[tuple[float, Image.Image]]:
+    with _picture(path) as image:
+        count, elapsed = 0, 0.0  # frames and milliseconds
+        default = 1000 / FOLDER_FPS if image.format == "TIFF" else 100.0
+        while True:
+            try:
+                image.seek(count)
+                image.load()
+            except EOFError:
+                break
+            except Exception:
+                # What follows a broken frame is painted over it and is broken too.
+                report.skipped += 1
+                break
+            start = elapsed / 1000
+            elapsed += float(image.info.get("duration") or default)
+            count += 1
+            report.end = elapsed / 1000
+            report.rate = 1000 * count / elapsed
+            yield start, _eight_bit(image)
+
+
+def _folder_frames(
+    path: Path, report: _Report, resolution: int | None
+) -> Iterator[tuple[float, Image.Image]]:
+    try:
+        names = sorted(
+            (p for p in path.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != "."),
+            key=_natural,
+        )
+    except OSError as error:
+        raise MtzooError(f"cannot read {path}: {error.strerror or error}") from error
+    if not names:
+        raise MtzooError(f"{path} holds no pictures; a folder of frames holds one file a frame")
+    for name in names:
+        try:
+            with _picture(_readable(name)) as image:
+                if resolution:
+                    image.draft(image.mode, (2 * resolution, 2 * resolution))
+                frame = _eight_bit(ImageOps.exif_transpose(image))
+        except MtzooError:
+            report.skipped += 1
+            continue
+        yield report.end, frame
+        report.end += 1 / FOLDER_FPS
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key under which ``2.png`` comes before ``10.png``."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts]
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> object:
+    raise PermissionError(f"the file refers to {url}")
+
+
+def _container(file: object) -> av.container.InputContainer:
+    # The opened file rather than its name, and no way to open others: a name may be taken for an
+    # address, and play lists or references inside a file would read whatever they like.
+    return av.open(
+        file,
+        metadata_errors="ignore",
+        container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": ""},
+        io_open=_refuse,
+    )
+
+
+def _video_frames(path: Path, report: _Report) -> Iterator[tuple[float, Image.Image]]:
+    unreadable = (
+        f"{path} is not a video that can be read (MP4, MOV, AVI, MKV, WebM, MPEG, GIF, ...): "
+    )
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+            container = stack.enter_context(_container(file))
+            if not container.streams.video:
+                raise MtzooError(f"{path} holds no video stream")
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            if context is None:
+                raise MtzooError(f"{path}: no decoder for its video stream")
+            _check_pixels(path, context.width or 0, context.height or 0)
+            context.thread_type = "AUTO"
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise MtzooError(unreadable + _line(error)) from error
+        rate = stream.average_rate or stream.guessed_rate
+        report.rate = float(rate) if rate else FOLDER_FPS
+        step = 1 / report.rate
+        last: float | None = None
+        first = 0.0
+        for frame in _decode(container, stream, report):
+            if frame.is_corrupt:
+                report.skipped += 1
+                continue
+            stamp = frame.time
+            if last is None:
+                stamp = first = stamp or 0.0
+            elif stamp is None or not last < stamp <= last + _MAX_GAP:
+                # Stamps that are missing, stand still or leap are made up at the nominal rate.
+                stamp = last + step
+            last = stamp
+            _check_pixels(path, frame.width, frame.height)
+            try:
+                pixels = frame.to_ndarray(format="rgb24")
+            except (av.error.FFmpegError, ValueError):
+                report.skipped += 1
+                continue
+            turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+            pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+            report.end = stamp - first + step
+            yield stamp - first, Image.fromarray(pixels)
+
+
+def _decode(
+    container: av.container.InputContainer, stream: av.VideoStream, report: _Report
+) -> Iterator[av.VideoFrame]:
+    """Decode packet by packet, counting those that fail; the file's end may be missing."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except (av.error.FFmpegError, OSError):
+            report.skipped += 1
+            return
+        try:
+            decoded = packet.decode()
+        except EOFError:
+            return
+        except (av.error.FFmpegError, ValueError):
+            report.skipped += 1
+            continue
+        yield from decoded
+
+
+def _resample(
+    shown: Iterator[tuple[float, Image.Image]], report: _Report, fps: float
+) -> Iterator[Image.Image]:
+    """At each multiple of 1/fps the frame on show; never looks further ahead than one frame."""
+    count = 0
+    # Time stamps are rounded to the container's clock; an instant within a thousandth of a frame
+    # of a stamp belongs to the frame that starts there.
+    slack = 1e-3 / fps
+    current: Image.Image | None = None
+    for time, image in shown:
+        while current is not None and count / fps < time - slack:
+            yield current
+            count += 1
+        current = image
+    while current is not None and (count == 0 or count / fps < report.end - slack):
+        yield current
+        count += 1
+
+
+@functools.cache
+def _from_sixteen() -> np.ndarray:
+    return np.rint(np.arange(65536) / 257).astype(np.uint8)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA where some of the picture may be transparent."""
+    if image.mode[0] in "IF":
+        values = np.asarray(image)
+        if image.mode.startswith("I") and values.min() >= 0 and values.max() <= 65535:
+            return Image.fromarray(_from_sixteen()[values]).convert("RGB")
+        # Depth maps, heights and other quantities: fractions are taken as such, the rest by range.
+        values = np.nan_to_num(values.astype(np.float64))
+        low, high = float(values.min()), float(values.max())
+        if image.mode == "F" and low >= 0 and high <= 1:
+            low, high = 0.0, 1.0
+        scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+        return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    transparent = "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA")
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def _fit(image: Image.Image, resolution: int | None, crop: Crop) -> Image.Image:
+    """Crop to the central square and resize, antialiased; nothing without a resolution."""
+    if resolution is None:
+        return image
+    width, height = image.size
+    box = (0, 0, width, height)
+    if crop == "centre":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+    # Pillow's bicubic filter widens with the reduction, that is, antialiases; and it weighs
+    # colours by their opacity. The gap lets huge pictures be averaged in blocks first.
+    return image.resize(
+        (resolution, resolution), Image.Resampling.BICUBIC, box=box, reducing_gap=4.0
+    )
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Put what is transparent on white."""
+    if image.mode != "RGBA":
+        return image
+    page = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    page.alpha_composite(image)
+    return page.convert("RGB")
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image))
+
+
+def _size(frame: Tensor) -> str:
+    return f"{frame.shape[1]}x{frame.shape[0]}"
+
+
+def _line(error: BaseException) -> str:
+    """An exception's message as one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+# Writing ------------------------------------------------------------------------------------
+
+
+def _frames_to_write(frames: Tensor) -> Tensor:
+    """Check frames and give them three channels, on the CPU, dense."""
+    if frames.ndim != 4 or frames.dtype != torch.uint8 or frames.shape[-1] not in (1, 3):
+        raise MtzooError(
+            "frames to write are uint8 (T, H, W, C) with C of 1 or 3, "
+            f"not {frames.dtype} of shape {tuple(frames.shape)}"
+        )
+    if 0 in frames.shape:
+        raise MtzooError(f"there are no frames to write (shape {tuple(frames.shape)})")
+    return frames.detach().cpu().expand(*frames.shape[:3], 3).contiguous()
+
+
+def _enlarge(frames: Tensor, scale: int, resample: Resample) -> Tensor:
+    if scale < 1:
+        raise MtzooError(f"scale must be at least 1, not {scale}")
+    if scale == 1:
+        return frames
+    if resample == "nearest":
+        return frames.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    size = (frames.shape[2] * scale, frames.shape[1] * scale)
+    return torch.stack(
+        [_tensor(Image.fromarray(f.numpy()).resize(size, Image.Resampling.BICUBIC)) for f in frames]
+    )
+
+
+def _write_mp4(path: Path, frames: Tensor, fps: float) -> None:
+    height, width = frames.shape[1:3]
+    pixels = np.pad(frames.numpy(), ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    # One thread: the bytes then do not depend on the machine's number of cores.
+    options = {"threads": "1", **({"crf": "18"} if codec == "libx264" else {"q:v": "2"})}
+    try:
+        with av.open(
+            str(path), "w", format="mp4", container_options={"movflags": "+faststart"}
+        ) as container:
+            # A denominator of 1001 holds every broadcast rate exactly.
+            stream = container.add_stream(
+                codec, rate=Fraction(fps).limit_denominator(1001), options=options
+            )
+            stream.width, stream.height = pixels.shape[2], pixels.shape[1]
+            stream.pix_fmt = "yuv420p"
+            for array in pixels:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+            container.mux(stream.encode(None))
+    except av.error.FFmpegError as error:
+        raise MtzooError(f"cannot encode the video: {_line(error)}") from error
+
+
+def _write_gif(path: Path, frames: Tensor, fps: float) -> None:
+    """One palette for all frames; exact where 256 colours suffice."""
+    array = frames.numpy()
+    packed = (array.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)).reshape(-1)
+    colours, places = np.unique(packed, return_inverse=True)
+    if len(colours) <= 256:
+        table = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(np.uint8)
+        indices = places.reshape(array.shape[:3]).astype(np.uint8)
+    else:
+        # Frames throughout the clip choose the palette; a tall picture of all of them might not
+        # fit into memory.
+        chosen = array[np.unique(np.linspace(0, len(array) - 1, 32).round().astype(int))]
+        tall = Image.fromarray(chosen.reshape(-1, chosen.shape[2], 3))
+        palette = tall.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        table = np.array(palette.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        indices = np.stack(
+            [
+                np.asarray(Image.fromarray(a).quantize(palette=palette, dither=Image.Dither.NONE))
+                for a in array
+            ]
+        )
+    images = []
+    for index in indices:
+        image = Image.fromarray(index)
+        image.putpalette(table.tobytes(), "RGB")
+        images.append(image)
+    # Durations are whole hundredths of a second; rounding the instants, not the durations, keeps
+    # the clip's length. Players take less than 2/100 s for a mistake and play slowly.
+    spacing = max(100 / fps, 2.0)
+    instants = [round(i * spacing) for i in range(len(images) + 1)]
+    durations = [10 * (b - a) for a, b in itertools.pairwise(instants)]
+    images[0].save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=durations if len(images) > 1 else durations[0],
+        loop=0,
+        optimize=False,
+    )
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default()
+
+
+def _line_height() -> int:
+    box = _font().getbbox("Ag")
+    return math.ceil(box[3]) + 1
