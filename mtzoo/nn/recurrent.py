@@ -1,0 +1,63 @@
+"""Recurrent layers that survive being copied and autocast.
+
+cuDNN wants all weights of a layer in one block of memory. torch keeps them so when a module moves
+between devices but not when it is copied: a deep copy (an EMA of the weights is one) then warns
+and gathers its weights anew at every call.
+
+Under autocast they keep the precision of their weights: rounding adds up over the steps of a
+recurrence, and oneDNN has no bfloat16 LSTM for most CPUs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class _Kept(nn.RNNBase):
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.flatten_parameters()
+
+    def _in_own_precision(
+        self, inputs: Tensor, *states: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        dtype = self.weight_ih_l0.dtype
+        return inputs.to(dtype), tuple(state.to(dtype) for state in states)
+
+
+class LSTM(_Kept, nn.LSTM):
+    """torch's LSTM with a forget gate that starts open (bias 1, Jozefowicz et al. 2015)."""
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise as torch does, except for the biases: 1 at the forget gates, 0 elsewhere."""
+        super().reset_parameters()
+        for name, parameter in self.named_parameters():
+            if name.startswith("bias"):
+                parameter.zero_()
+            if name.startswith("bias_ih"):
+                parameter[self.hidden_size : 2 * self.hidden_size] = 1.0
+
+    def forward(self, inputs: Tensor, start: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Unroll ``(B, T, features)`` from a hidden and a cell state, 0 unless given.
+
+        Returns:
+            The hidden states ``(B, T, hidden)`` of the last layer.
+        """
+        with torch.autocast(inputs.device.type, enabled=False):
+            inputs, states = self._in_own_precision(inputs, *(start or ()))
+            return super().forward(inputs, states or None)[0]
+
+
+class GRU(_Kept, nn.GRU):
+    """torch's GRU."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Unroll ``(B, T, features)`` from a hidden state of 0.
+
+        Returns:
+            The hidden states ``(B, T, hidden)`` of the last layer.
+        """
+        with torch.autocast(inputs.device.type, enabled=False):
+            return super().forward(self._in_own_precision(inputs)[0])[0]
