@@ -1,1 +1,45 @@
-"""YAML recipes: schema, names, policy, build."""
+"""YAML recipes: from text to objects. Importing this package does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtzoo.recipe.build import build_dataset, build_model, build_objective, check_recipe
+from mtzoo.recipe.find import find_recipe, known_recipes
+from mtzoo.recipe.resolve import Recipe, resolve
+from mtzoo.recipe.text import merge, read
+
+__all__ = [
+    "Recipe",
+    "build_dataset",
+    "build_model",
+    "build_objective",
+    "check_recipe",
+    "find_recipe",
+    "known_recipes",
+    "load_recipe",
+]
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, merge overrides into it, check it and fill in the defaults.
+
+    Imports the components that the recipe names by registered name, and nothing else; builds
+    nothing (`check_recipe` does, without memory).
+
+    An override that changes a component's ``name`` keeps those options of the file that the new
+    component can hold; the others fall back to its defaults and are listed in ``Recipe.notes``.
+
+    Args:
+        path: A YAML file, or the name of a recipe that comes with mtzoo.
+        overrides: As typed: ``["--engine.steps", "20", "--model.content_encoder.width=32"]``.
+
+    Raises:
+        MtzooError: The file is missing, or something in it or in the overrides is wrong; one
+            line with file, line, key and the nearest right spelling.
+    """
+    file = find_recipe(path)
+    data, where = read(file)
+    renamed = merge(data, where, overrides)
+    return resolve(data, where, file.stem, renamed)

@@ -1,0 +1,191 @@
+"""From resolved sections to objects; the sizes that parts share are handed on here.
+
+Generic over models: what fills which slot follows from the constructor's annotations, what a part
+takes and gives from its base class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from mtzoo.errors import MtzooError
+from mtzoo.recipe.options import signature
+from mtzoo.recipe.resolve import Recipe, Resolver, check_names
+from mtzoo.recipe.text import Key, Where
+from mtzoo.registries import REGISTRIES
+from mtzoo.registry import Registry
+
+if TYPE_CHECKING:
+    from mtzoo.interfaces import Model, Objective, PairDataset
+
+# What torch and NumPy raise where an option's value cannot work (a negative width, say). Other
+# exceptions are defects of the component and keep their traceback.
+_UNWORKABLE = (ValueError, RuntimeError, ZeroDivisionError, OverflowError, AssertionError)
+
+
+def build_model(
+    config: Mapping[str, object],
+    *,
+    resolution: int,
+    channels: int,
+    download: bool = True,
+    where: Where | None = None,
+) -> Model:
+    """Build a model and the parts in its slots.
+
+    Args:
+        config: A recipe's ``model`` section, resolved or not; checked as a stranger's.
+        resolution: Side of a frame in pixels.
+        channels: Colour channels of a frame.
+        download: False takes every option called ``pretrained`` as false: where weights are
+            loaded afterwards, or only sizes are of interest, none need to be fetched.
+        where: Where ``config`` was written, to begin messages with.
+
+    Raises:
+        MtzooError: The section is wrong, or a part refuses its size.
+    """
+    return _build_model(config, resolution, channels, download, where or Where())[0]
+
+
+def _build_model(
+    config: Mapping[str, object], resolution: int, channels: int, download: bool, where: Where
+) -> tuple[Model, dict[str, Any]]:
+    """The model, and its parts by slot."""
+    section = _resolved(config, "model", where)
+    sizes: dict[str, object] = {"resolution": resolution, "channels": channels}
+    model = signature(REGISTRIES["models"].get(str(section["name"])))
+    parts: dict[str, Any] = {}
+    for slot, spec in model.slots.items():
+        inner = section[slot]
+        if inner is None:
+            parts[slot] = None
+            continue
+        assert isinstance(inner, Mapping)
+        part = _build(inner, REGISTRIES[spec.kind], ("model", slot), sizes, {}, download, where)
+        for size in part.gives:
+            sizes[size] = getattr(part, size)
+        parts[slot] = part
+    built = _build(section, REGISTRIES["models"], ("model",), sizes, parts, download, where)
+    return built, parts
+
+
+def build_objective(config: Mapping[str, object], *, where: Where | None = None) -> Objective:
+    """Build an objective from a recipe's ``objective`` section, resolved or not.
+
+    Raises:
+        MtzooError: The section is wrong, or the objective refuses a value.
+    """
+    where = where or Where()
+    section = _resolved(config, "objective", where)
+    return _build(section, REGISTRIES["objectives"], ("objective",), {}, {}, True, where)
+
+
+def build_dataset(
+    config: Mapping[str, object],
+    *,
+    split: Literal["train", "test"],
+    seed: int,
+    where: Where | None = None,
+) -> PairDataset:
+    """Build a dataset from a recipe's ``data`` section, resolved or not.
+
+    Args:
+        config: The section.
+        split: Which part of the data.
+        seed: Of the order and the draws.
+        where: Where ``config`` was written, to begin messages with.
+
+    Raises:
+        MtzooError: The section is wrong, or the data is not there.
+    """
+    where = where or Where()
+    section = _resolved(config, "data", where)
+    sizes: dict[str, object] = {"split": split, "seed": seed}
+    return _build(section, REGISTRIES["datasets"], ("data",), sizes, {}, True, where)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe whose sizes cannot work: build its networks, but without memory.
+
+    Touches no data. Where the ``data`` section does not say the resolution, because the data
+    itself does, only the objective is built.
+
+    Raises:
+        MtzooError: A part refuses its size or value; one line with file, line and key.
+    """
+    import torch
+
+    build_objective(recipe.objective, where=recipe.where)
+    size = data_size(recipe)
+    if size is None:
+        return
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                _, parts = _build_model(recipe.model, *size, False, recipe.where)
+        except Exception as error:
+            # Not every constructor can do without memory; then the real thing decides.
+            if "meta" not in f"{error.__cause__ or error}":
+                raise
+            _, parts = _build_model(recipe.model, *size, False, recipe.where)
+    frames = recipe.data.get("frames")
+    if not isinstance(frames, int):
+        return
+    for slot, part in parts.items():
+        least = getattr(part, "min_frames", 1)
+        if frames < least:
+            raise recipe.where.fault(
+                ("data", "frames"),
+                f"clips of {frames} frames are too short for model.{slot}, which needs at "
+                f"least {least}",
+            )
+
+
+def data_size(recipe: Recipe) -> tuple[int, int] | None:
+    """Resolution and channels of the recipe's data without touching it, where the recipe says."""
+    target = REGISTRIES["datasets"].get(str(recipe.data["name"]))
+    found = [
+        recipe.data.get(size, getattr(target, size, default))
+        for size, default in (("resolution", None), ("channels", 3))
+    ]
+    if not all(type(size) is int for size in found):
+        return None
+    return found[0], found[1]  # type: ignore[return-value]
+
+
+def _resolved(config: Mapping[str, object], section: str, where: Where) -> dict[str, object]:
+    kind = {"model": "models", "objective": "objectives", "data": "datasets"}[section]
+    check_names(config, REGISTRIES[kind], where, (section,))
+    return Resolver(where, {}).component(config, REGISTRIES[kind], (section,))
+
+
+def _build(
+    section: Mapping[str, object],
+    registry: Registry,
+    key: Key,
+    sizes: Mapping[str, object],
+    parts: Mapping[str, object],
+    download: bool,
+    where: Where,
+) -> Any:
+    who = f"{registry.title} {section['name']!r}"
+    sign = signature(registry.get(str(section["name"])))
+    arguments: dict[str, object] = dict(parts)
+    for size in sign.takes:
+        if size not in sizes:
+            raise where.fault(key, f"{who} takes {size!r}, which no part before it gives")
+        arguments[size] = sizes[size]
+    for option in sign.options:
+        arguments[option] = section[option]
+        if option == "pretrained" and not download:
+            arguments[option] = False
+    try:
+        return sign.target(**arguments)
+    except MtzooError as error:
+        raise where.fault(key, str(error)) from error
+    except _UNWORKABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise where.fault(
+            key, f"{who} cannot be built with these values ({type(error).__name__}: {reason})"
+        ) from error
