@@ -5,7 +5,7 @@ In a world, a video is rendered from two sets of factors that know nothing of ea
 y" exists: render the content of V_y with the motion of V. No footage can offer that.
 
 To add a world: subclass [`World`][mtzoo.data.worlds.base.World] (two mappings from uniform random
-numbers to factors, one renderer), put a [`WorldPairs`][mtzoo.data.worlds.base.WorldPairs] subclass
+numbers to factors, one drawing), put a [`WorldPairs`][mtzoo.data.worlds.base.WorldPairs] subclass
 over it into ``mtzoo/data/datasets/`` and register it there.
 
 Pictures must be equal to the last bit whether rendered alone or in a batch. Arithmetic, comparison
@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ Factors = TypeVar("Factors", bound=tuple[Tensor, ...])
 
 Split = Literal["train", "test"]
 TargetFrame = Literal["random", "first"]
+
+BACKGROUNDS = ("linear", "radial", "stripes", "checks")
+
+_CANVAS_PIXELS = 65536
 
 
 class World(abc.ABC, Generic[Content, Motion]):
@@ -65,6 +70,20 @@ class World(abc.ABC, Generic[Content, Motion]):
         """Map uniform numbers ``(N, motion_numbers)`` in [0, 1) to motions, as `content` does."""
 
     @abc.abstractmethod
+    def canvas(self, content: Content, motion: Motion, at: Tensor, resolution: int) -> Tensor:
+        """Draw the frames of a few items.
+
+        Args:
+            content: Factors of n contents.
+            motion: Factors of n motions.
+            at: Times of the frames, ``(T,)`` float64.
+            resolution: Side of a frame in pixels.
+
+        Returns:
+            ``(n, T, 3, H, W)`` float32 in [0, 255]; item i depends on item i's factors alone, to
+            the last bit.
+        """
+
     def render(
         self,
         content: Content,
@@ -88,7 +107,25 @@ class World(abc.ABC, Generic[Content, Motion]):
 
         Returns:
             Videos ``(N, T, H, W, 3)`` uint8, the frames at times ``(start + 0..T-1) * speed``.
+
+        Raises:
+            MtzooError: ``content`` and ``motion`` are not of one number of items.
         """
+        n = len(content[0])
+        if len(motion[0]) != n:
+            raise MtzooError(
+                f"render: {n} contents and {len(motion[0])} motions; give as many of one as of "
+                "the other"
+            )
+        at = (torch.arange(frames, dtype=torch.float64) + start) * speed
+        clips = torch.empty(n, frames, resolution, resolution, 3, dtype=torch.uint8)
+        # A few items at a time, so that a canvas stays in the processor's cache.
+        few = max(1, _CANVAS_PIXELS // (frames * resolution**2))
+        for i in range(0, n, few):
+            some = slice(i, i + few)
+            canvas = self.canvas(take(content, some), take(motion, some), at, resolution)
+            clips[some] = canvas.round_().to(torch.uint8).permute(0, 1, 3, 4, 2)
+        return clips
 
     def draw_content(self, n: int, generator: torch.Generator) -> Content:
         """Draw ``n`` contents from a CPU generator."""
@@ -145,9 +182,50 @@ def pixel_axis(resolution: int) -> Tensor:
     return (torch.arange(resolution, dtype=torch.float32) * 2.0 + 1.0) / resolution - 1.0
 
 
-def times(frames: int, start: int, speed: float) -> Tensor:
-    """Times of the frames, ``(frames,)`` float64."""
-    return (torch.arange(frames, dtype=torch.float64) + start) * speed
+def sine(turns: Tensor) -> Tensor:
+    """Sine of an angle in turns; float64, to be made `steady` before it meets a pixel."""
+    return (turns * (2 * math.pi)).sin()
+
+
+def backdrop(
+    kind: Tensor, colours: Tensor, direction: Tensor, waves: Tensor, axis: Tensor, frames: int
+) -> Tensor:
+    """Paint soft two-coloured backgrounds that stand still.
+
+    Args:
+        kind: ``(N,)`` int64, index into ``BACKGROUNDS``.
+        colours: ``(N, 2, 3)`` RGB in [0, 1].
+        direction: ``(N, 2)`` unit vector along which the background changes.
+        waves: ``(N,)`` periods of stripes and checks over half a frame.
+        axis: Pixel centres, see `pixel_axis`.
+        frames: How often to repeat each.
+
+    Returns:
+        Canvas ``(N, frames, 3, H, W)`` in [0, 255].
+    """
+    x, y = axis[None, None, :], axis.flip(0)[None, :, None]
+    dx, dy = direction[:, 0, None, None], direction[:, 1, None, None]
+    along, across = dx * x + dy * y, dx * y - dy * x
+    stripes = _soft_wave(along * waves[:, None, None])
+    others = _soft_wave(across * waves[:, None, None])
+    shares = {
+        "linear": along * 0.4 + 0.5,
+        "radial": (x * x + y * y).sqrt() * 0.7,
+        "stripes": stripes,
+        "checks": stripes + others - stripes * others * 2.0,
+    }
+    share = torch.zeros_like(along)
+    for i, name in enumerate(BACKGROUNDS):
+        share = torch.where(kind[:, None, None] == i, shares[name], share)
+    first, second = (colours * 255)[..., None, None].unbind(1)
+    ground = first + (second - first) * share.clamp_(0.0, 1.0)[:, None]
+    return ground[:, None].repeat(1, frames, 1, 1, 1)
+
+
+def _soft_wave(x: Tensor) -> Tensor:
+    """A wave of period 1 between 0 and 1, flat at both ends, from exact operations only."""
+    zigzag = ((x - x.floor()) * 2.0 - 1.0).abs()
+    return zigzag * zigzag * (3.0 - zigzag * 2.0)
 
 
 def coverage(distance: Tensor, pixels: Tensor | float) -> Tensor:
@@ -171,20 +249,6 @@ def paint(canvas: Tensor, cover: Tensor, colour: Tensor) -> Tensor:
     if colour.dim() == 2:
         colour = colour[:, None, :, None, None]
     return canvas.add_((colour - canvas).mul_(cover.unsqueeze(2)))
-
-
-def to_frames(canvas: Tensor) -> Tensor:
-    """Turn a canvas ``(N, T, 3, H, W)`` in [0, 255] into uint8 ``(N, T, H, W, 3)``."""
-    return canvas.round_().clamp_(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2).contiguous()
-
-
-class PairFactors(NamedTuple):
-    """Factors of the two clips of pairs: V's and V_y's."""
-
-    content: tuple[Tensor, ...]
-    motion: tuple[Tensor, ...]
-    target_content: tuple[Tensor, ...]
-    target_motion: tuple[Tensor, ...]
 
 
 class WorldPairs(PairDataset):
@@ -263,12 +327,10 @@ class WorldPairs(PairDataset):
         n = len(positions)
         if n == 0:
             return []
-        drawn = self._draw(positions)
-        contents = join([drawn.content, drawn.target_content])
-        motions = join([drawn.motion, drawn.target_motion])
+        contents, motions = self._draw(positions)
         if self.split == "test":
-            contents = join([contents, drawn.target_content])
-            motions = join([motions, drawn.motion])
+            contents = join([contents, take(contents, slice(n, None))])
+            motions = join([motions, take(motions, slice(n))])
         clips = self.world.render(
             contents, motions, frames=self.frames, resolution=self.resolution, speed=self.speed
         )
@@ -287,26 +349,27 @@ class WorldPairs(PairDataset):
 
     def factors(self, position: int) -> dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
         """The (content, motion) factors of ``video`` and ``target_video`` at ``position``."""
-        drawn = self._draw([position])
+        contents, motions = self._draw([position])
         return {
-            "video": (drawn.content, drawn.motion),
-            "target_video": (drawn.target_content, drawn.target_motion),
+            "video": (take(contents, 0), take(motions, 0)),
+            "target_video": (take(contents, 1), take(motions, 1)),
         }
 
-    def _draw(self, positions: Sequence[int]) -> PairFactors:
-        def numbers(purpose: str, count: int) -> Tensor:
+    def _draw(self, positions: Sequence[int]) -> tuple[Any, Any]:
+        """Contents and motions ``(2 n, ...)``: those of V at every position, then of V_y."""
+
+        def numbers(what: str, count: int) -> Tensor:
             rows = [
-                torch.rand(count, generator=self._generator(position, purpose))
+                torch.rand(count, generator=self._generator(position, f"{clip} {what}"))
+                for clip in ("video", "target")
                 for position in positions
             ]
             return torch.stack(rows)
 
         world = self.world
-        return PairFactors(
-            world.content(numbers("video content", world.content_numbers)),
-            world.motion(numbers("video motion", world.motion_numbers)),
-            world.content(numbers("target content", world.content_numbers)),
-            world.motion(numbers("target motion", world.motion_numbers)),
+        return (
+            world.content(numbers("content", world.content_numbers)),
+            world.motion(numbers("motion", world.motion_numbers)),
         )
 
     def _target_index(self, position: int) -> int:

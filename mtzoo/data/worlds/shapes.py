@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from mtzoo.data.worlds.base import (
+    BACKGROUNDS,
     World,
+    backdrop,
     between,
     choice,
     coverage,
     hsv,
     paint,
     pixel_axis,
+    sine,
     steady,
-    times,
-    to_frames,
 )
 
 KINDS = ("disc", "square", "triangle", "hexagon", "star", "cross", "heart", "clover")
 MARKS = ("spot", "cap", "band")
-BACKGROUNDS = ("linear", "radial", "stripes", "checks")
 FAMILIES = ("circle", "sway", "hop", "zoom", "spin", "bounce")
 
 # Sizes at which the kinds look equally large, in units of the content's radius.
@@ -217,39 +217,32 @@ class Shapes(World[ShapesContent, ShapesMotion]):
         m = ShapesMotion(*(field.double() for field in motion))
         x = self._wave(m.rate[:, 0, None] * at + m.phase[:, 0, None], motion.family, hop=False)
         y = self._wave(m.rate[:, 1, None] * at + m.phase[:, 1, None], motion.family, hop=True)
-        tilt = _sin(m.tilt_rate[:, None] * at + m.tilt_phase[:, None])
+        tilt = sine(m.tilt_rate[:, None] * at + m.tilt_phase[:, None])
         angle = m.angle[:, None] + m.spin[:, None] * at + m.tilt[:, None] * tilt
-        zoom = _sin(m.zoom_rate[:, None] * at + m.zoom_phase[:, None])
+        zoom = sine(m.zoom_rate[:, None] * at + m.zoom_phase[:, None])
         return Track(
             x=steady(m.home[:, :1] + m.reach[:, :1] * x),
             y=steady(m.home[:, 1:] + m.reach[:, 1:] * y),
-            cosine=steady(_sin(angle + 0.25)),
-            sine=steady(_sin(angle)),
+            cosine=steady(sine(angle + 0.25)),
+            sine=steady(sine(angle)),
             size=steady(1.0 + m.zoom[:, None] * zoom),
         )
 
     @staticmethod
     def _wave(turns: Tensor, family: Tensor, *, hop: bool) -> Tensor:
-        wave = _sin(turns)
+        wave = sine(turns)
         zigzag = ((turns + 0.25) - (turns + 0.25).floor() - 0.5).abs() * -4.0 + 1.0
         wave = torch.where((family == FAMILIES.index("bounce"))[:, None], -zigzag, wave)
         if hop:
-            height = _sin(turns * 0.5).abs()
+            height = sine(turns * 0.5).abs()
             wave = torch.where((family == FAMILIES.index("hop"))[:, None], height, wave)
         return wave
 
-    def render(
-        self,
-        content: ShapesContent,
-        motion: ShapesMotion,
-        *,
-        frames: int,
-        resolution: int,
-        start: int = 0,
-        speed: float = 1.0,
+    def canvas(
+        self, content: ShapesContent, motion: ShapesMotion, at: Tensor, resolution: int
     ) -> Tensor:
-        """Render clips ``(N, T, H, W, 3)`` uint8; see [`World`][mtzoo.data.worlds.base.World]."""
-        track = self.track(motion, times(frames, start, speed))
+        """Draw ``(n, T, 3, H, W)``; see [`World`][mtzoo.data.worlds.base.World]."""
+        track = self.track(motion, at)
         axis = pixel_axis(resolution)
         radius = (content.radius * _KIND_SIZE[content.kind])[:, None] * track.size
         # The shape's own axes: u to its right, v up. Both are sums of a row and a column.
@@ -269,37 +262,12 @@ class Shapes(World[ShapesContent, ShapesMotion]):
         inner = distance + _BORDER
         mark_distance = torch.maximum(mark_distance, inner)
 
-        canvas = _ground(content, axis)[:, None].repeat(1, frames, 1, 1, 1)
+        canvas = backdrop(
+            content.background, content.ground, content.direction, content.waves, axis, len(at)
+        )
         paint(canvas, coverage(distance, pixels), content.fill * (255 * 0.45))
         paint(canvas, coverage(inner, pixels), content.fill * 255)
-        paint(canvas, coverage(mark_distance, pixels), content.mark_colour * 255)
-        return to_frames(canvas)
-
-
-def _sin(turns: Tensor) -> Tensor:
-    return (turns * (2 * math.pi)).sin()
-
-
-def _ground(content: ShapesContent, axis: Tensor) -> Tensor:
-    """Backgrounds ``(N, 3, H, W)`` in [0, 255]."""
-    x, y = axis[None, None, :], axis.flip(0)[None, :, None]
-    dx, dy = content.direction[:, 0, None, None], content.direction[:, 1, None, None]
-    s, t = dx * x + dy * y, dx * y - dy * x
-    waves = content.waves[:, None, None]
-    stripes, across = _soft_wave(s * waves), _soft_wave(t * waves)
-    kind = content.background[:, None, None]
-    share = torch.where(kind == 0, s * 0.4 + 0.5, (x * x + y * y).sqrt() * 0.7)
-    share = torch.where(kind == 2, stripes, share)
-    checks = stripes + across - stripes * across * 2.0
-    share = torch.where(kind == 3, checks, share).clamp_(0.0, 1.0)
-    first, second = (content.ground * 255)[..., None, None].unbind(1)
-    return first + (second - first) * share[:, None]
-
-
-def _soft_wave(x: Tensor) -> Tensor:
-    """A wave of period 1 between 0 and 1, flat at both ends, from exact operations only."""
-    zigzag = ((x - x.floor()) * 2.0 - 1.0).abs()
-    return zigzag * zigzag * (3.0 - zigzag * 2.0)
+        return paint(canvas, coverage(mark_distance, pixels), content.mark_colour * 255)
 
 
 def _length(x: Tensor, y: Tensor) -> Tensor:
