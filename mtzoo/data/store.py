@@ -1,0 +1,553 @@
+"""The clip store: prepared videos on disk as plain uint8 tensors, read by slice without decoding.
+
+A store is a folder with ``manifest.json`` and safetensors shards. A shard holds one tensor
+``(T, H, W, C)`` a video; the manifest says what each is, how it may be split, where it came from,
+what was left out, and the SHA-256 of every shard. A video is stored once: splits are ranges of
+frames over it, so that a split by time and one by person share their data.
+
+Shards are mapped into memory and windows copied out of the mapping. Measured for random windows
+of 16 frames of 64x64 this is several times faster than safetensors' ``get_slice``, needs no open
+handle, survives a fork, and loader processes share the page cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mtzoo.errors import MtzooError, did_you_mean
+
+FORMAT = "mtzoo-clips"
+VERSION = 1
+MANIFEST = "manifest.json"
+
+# The cap that the safetensors format itself puts on a header.
+_LARGEST_HEADER = 100_000_000
+
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run of frames of one stored video: all of it, or the part that belongs to a split.
+
+    Attributes:
+        id: Name of the video, unique in the store.
+        shard: File that holds it.
+        key: Tensor in that file.
+        start: First frame of the run, counted in the stored video.
+        stop: Frame after the last of the run.
+        labels: What is known about it, for example person and action.
+        source: File that it was made from, relative to the source folder.
+        source_range: Frames of the source file that the whole stored video covers, ``[a, b)``.
+        splits: For each way to split, which ``(split, start, stop)`` ranges the video has.
+    """
+
+    id: str
+    shard: str
+    key: str
+    start: int
+    stop: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+    source_range: tuple[int, int] = (0, 0)
+    splits: Mapping[str, tuple[tuple[str, int, int], ...]] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """How many frames the run has."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard as it lies on disk: its size and where in it each tensor begins."""
+
+    path: Path
+    size: int
+    tensors: Mapping[str, tuple[int, tuple[int, ...]]]  # key -> (first byte, shape)
+
+
+def _read_shard(path: Path) -> _Shard:
+    """Read a safetensors header: 8 bytes of length, then JSON, then the tensors' bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(_LARGEST_HEADER, size - 8):
+            raise ValueError("its header is damaged")
+        header = json.loads(file.read(length))
+    first = 8 + length
+    tensors = {}
+    for key, what in header.items():
+        if key == "__metadata__":
+            continue
+        begin, end = (int(offset) for offset in what["data_offsets"])
+        shape = tuple(int(n) for n in what["shape"])
+        count = 1
+        for n in shape:
+            count *= n
+        if what["dtype"] != "U8" or end - begin != count or begin < 0 or first + end > size:
+            raise ValueError(f"its tensor {key!r} is not whole uint8 data")
+        tensors[key] = (first + begin, shape)
+    return _Shard(path, size, tensors)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _readable_json(content: Mapping[str, object]) -> str:
+    """Lay JSON out so that people can read and compare it: one line an item, no more."""
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            items = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in value)
+            text = f"[\n{items}\n  ]"
+        else:
+            text = json.dumps(value, ensure_ascii=False)
+        lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+class ClipStore:
+    """A prepared set of videos, opened for reading.
+
+    Opening reads the manifest and the shards' headers and checks them against each other; it
+    does not read the frames (`verify` does). Copies of the object in other processes map the
+    shards anew when they first read.
+
+    Args:
+        root: Folder of the store.
+
+    Raises:
+        MtzooError: There is no store, its format is unknown, or a part is missing, truncated or
+            contradicts the manifest.
+
+    Attributes:
+        root: Absolute path of the store.
+        manifest: The manifest as read.
+        source: Short name of the source set, for example ``"weizmann"``.
+        resolution: Side of the square frames in pixels.
+        channels: Colour channels of a frame.
+        fps: Frames a second of the stored videos.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self._mapped: dict[str, Tensor] = {}
+        try:
+            text = (self.root / MANIFEST).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise MtzooError(f"no clip store at {self.root}: there is no {MANIFEST}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise MtzooError(
+                f"the clip store's {self.root / MANIFEST} cannot be read: {error}"
+            ) from error
+        try:
+            manifest = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise self._damaged(f"{MANIFEST} is no valid JSON ({error})") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise MtzooError(f"{self.root / MANIFEST} does not describe a clip store")
+        if manifest.get("version") != VERSION:
+            raise MtzooError(
+                f"the clip store {self.root} has format version {manifest.get('version')!r}, this "
+                f"mtzoo reads version {VERSION}; prepare the store again or install the mtzoo that "
+                "wrote it"
+            )
+        self.manifest: Mapping[str, Any] = manifest
+        try:
+            self._parse(manifest)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"misses {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
+            raise self._damaged(f"{MANIFEST} {what}") from error
+
+    def _damaged(self, what: str) -> MtzooError:
+        return MtzooError(f"the clip store {self.root} is damaged: {what}; prepare it again")
+
+    def _parse(self, manifest: Mapping[str, Any]) -> None:
+        self.source = str(manifest["source"])
+        self.resolution = int(manifest["resolution"])
+        self.channels = int(manifest["channels"])
+        self.fps = float(manifest["fps"])
+        self.split_by: tuple[str, ...] = tuple(str(name) for name in manifest["split_by"])
+        if self.resolution < 1 or self.channels < 1 or not self.split_by:
+            raise ValueError("it names no resolution, channels or splits")
+        self._shards = {str(shard["file"]): self._open_shard(shard) for shard in manifest["shards"]}
+        entries = [self._entry(raw) for raw in manifest["entries"]]
+        if len({entry.id for entry in entries}) != len(entries):
+            raise ValueError("two entries have one id")
+        self._entries = tuple(entries)
+
+    def _open_shard(self, described: Mapping[str, Any]) -> _Shard:
+        name = str(described["file"])
+        # A manifest may come from elsewhere: it names files of this folder and no others.
+        if name != Path(name).name or name in {"", ".", ".."}:
+            raise ValueError(f"{name!r} is no file name")
+        path = self.root / name
+        try:
+            size = path.stat().st_size
+        except OSError:
+            raise self._damaged(f"the shard {name} is missing") from None
+        if size != int(described["bytes"]):
+            raise self._damaged(
+                f"the shard {name} has {size:,} bytes where the manifest says "
+                f"{int(described['bytes']):,} (truncated or replaced)"
+            )
+        try:
+            return _read_shard(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(f"the shard {name} cannot be read ({error})") from error
+
+    def _entry(self, raw: Mapping[str, Any]) -> Entry:
+        name, shard, key, frames = str(raw["id"]), str(raw["shard"]), str(raw["key"]), raw["frames"]
+        if shard not in self._shards or key not in self._shards[shard].tensors:
+            raise ValueError(f"entry {name!r} lies in no shard")
+        if self._shards[shard].tensors[key][1] != (
+            frames,
+            self.resolution,
+            self.resolution,
+            self.channels,
+        ):
+            raise ValueError(f"entry {name!r} has another shape than its shard says")
+        splits = {
+            str(by): tuple((str(split), int(a), int(b)) for split, a, b in ranges)
+            for by, ranges in raw["splits"].items()
+        }
+        for by, ranges in splits.items():
+            edge = 0
+            for _, a, b in sorted(ranges, key=lambda r: r[1]):
+                if not edge <= a < b <= frames:
+                    raise ValueError(f"the split by {by} of entry {name!r} overlaps or overruns")
+                edge = b
+        first, last = raw["source_range"]
+        return Entry(
+            id=name,
+            shard=shard,
+            key=key,
+            start=0,
+            stop=int(frames),
+            labels=MappingProxyType({str(k): str(v) for k, v in raw["labels"].items()}),
+            source=str(raw["source"]),
+            source_range=(int(first), int(last)),
+            splits=MappingProxyType(splits),
+        )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"ClipStore({str(self.root)!r}, source={self.source!r}, videos={len(self)})"
+
+    def entries(self, split: str | None = None, split_by: str | None = None) -> list[Entry]:
+        """List the stored videos, or the parts of them that belong to a split.
+
+        Args:
+            split: For example ``"train"``; ``None`` gives every video whole.
+            split_by: Which way to split, one of ``self.split_by``; ``None`` takes the first.
+
+        Returns:
+            One entry a range of frames, in the manifest's order.
+
+        Raises:
+            MtzooError: The store is not split in that way, or has no such split.
+        """
+        if split is None:
+            return list(self._entries)
+        by = split_by or self.split_by[0]
+        if by not in self.split_by:
+            raise MtzooError(
+                f"the clip store {self.root} has no split by {by!r}."
+                f"{did_you_mean(by, self.split_by)} It is split by {', '.join(self.split_by)}"
+            )
+        found, names = [], set()
+        for entry in self._entries:
+            for name, start, stop in entry.splits.get(by, ()):
+                names.add(name)
+                if name == split:
+                    found.append(dataclasses.replace(entry, start=start, stop=stop))
+        if not found:
+            raise MtzooError(
+                f"the clip store {self.root}, split by {by}, has no split {split!r}."
+                f"{did_you_mean(split, names)} It has {', '.join(sorted(names)) or 'none'}"
+            )
+        return found
+
+    def read(
+        self, entry: Entry, start: int = 0, count: int | None = None, stride: int = 1
+    ) -> Tensor:
+        """Read frames of an entry.
+
+        Args:
+            entry: One of `entries`.
+            start: First frame, counted in the entry.
+            count: How many frames; ``None`` takes all from ``start``.
+            stride: Frames from one to the next.
+
+        Returns:
+            uint8 ``(count, H, W, C)``, a copy of its own.
+
+        Raises:
+            IndexError: The window reaches out of the entry.
+        """
+        if count is None:
+            count = (entry.frames - start + stride - 1) // stride
+        last = start + (count - 1) * stride
+        if start < 0 or count < 1 or stride < 1 or last >= entry.frames:
+            raise IndexError(
+                f"frames {start} to {last} by {stride} of {entry.id!r}, which has {entry.frames}"
+            )
+        begin, shape = self._shards[entry.shard].tensors[entry.key]
+        frame = shape[1] * shape[2] * shape[3]
+        begin += (entry.start + start) * frame
+        run = self._map(entry.shard)[begin : begin + ((count - 1) * stride + 1) * frame]
+        return run.view(-1, *shape[1:])[::stride].clone()
+
+    def verify(self) -> None:
+        """Compare every shard with its SHA-256 in the manifest; reads all data.
+
+        Raises:
+            MtzooError: A shard differs.
+        """
+        for shard in self.manifest["shards"]:
+            if _sha256(self.root / shard["file"]) != shard["sha256"]:
+                raise self._damaged(f"the SHA-256 of the shard {shard['file']} differs")
+
+    def _map(self, shard: str) -> Tensor:
+        mapped = self._mapped.get(shard)
+        if mapped is None:
+            known = self._shards[shard]
+            # Touching a mapping beyond the end of its file kills the process, so look again:
+            # the file may have been cut since the store was opened.
+            if not known.path.exists() or known.path.stat().st_size != known.size:
+                raise self._damaged(f"the shard {shard} changed after the store was opened")
+            mapped = torch.from_file(
+                str(known.path), shared=False, size=known.size, dtype=torch.uint8
+            )
+            self._mapped[shard] = mapped
+        return mapped
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A mapping would be pickled as a copy of all its bytes.
+        return {**self.__dict__, "_mapped": {}}
+
+
+def check_output(output: str | Path) -> Path:
+    """Return ``output`` as an absolute path if a store may be written there.
+
+    Raises:
+        MtzooError: It is a file, or a folder that holds something.
+    """
+    root = Path(output).absolute()
+    try:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            what = "holds something already" if root.is_dir() else "is a file"
+            raise MtzooError(f"{root} {what}; remove it or name another output folder")
+    except OSError as error:
+        raise MtzooError(f"{root} cannot be looked into: {error}") from error
+    return root
+
+
+class StoreWriter:
+    """Writes a clip store, whole or not at all.
+
+    A context manager. Everything goes into a sibling folder ``<name>.partial-<id>`` that becomes
+    the store by one rename in `finish`; leaving the block without `finish`, or by an
+    exception, removes it.
+
+    Args:
+        root: Folder to make; it may exist if it is empty.
+        source: Short name of the source set.
+        resolution: Side of the square frames in pixels.
+        channels: Colour channels of a frame.
+        fps: Frames a second.
+        split_by: Ways in which the entries are split; the first is the default.
+        decoder: Name and version of what decoded the videos.
+        preparation: Options of the preparation, as JSON values.
+        shard_bytes: A shard is closed once it holds this much.
+
+    Raises:
+        MtzooError: The folder holds something already, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        source: str,
+        resolution: int,
+        channels: int = 3,
+        fps: float,
+        split_by: Sequence[str],
+        decoder: Mapping[str, str] | None = None,
+        preparation: Mapping[str, object] | None = None,
+        shard_bytes: int = 256 * 2**20,
+    ) -> None:
+        self.root = check_output(root)
+        self.fps = fps
+        self._about = {
+            "source": source,
+            "decoder": dict(decoder or {}),
+            "preparation": dict(preparation or {}),
+        }
+        self._split_by = list(split_by)
+        self._frame = (resolution, resolution, channels)
+        self._shard_bytes = shard_bytes
+        self._pending: dict[str, Tensor] = {}
+        self._pending_bytes = 0
+        self._entries: list[dict[str, Any]] = []
+        self._ids: set[str] = set()
+        self._shards: list[dict[str, Any]] = []
+        self._left_out: list[dict[str, str]] = []
+        self._done = False
+        self.folder = self.root.with_name(f"{self.root.name}.partial-{secrets.token_hex(4)}")
+        self._guard(self._make_folder)
+
+    def _make_folder(self) -> None:
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir()
+
+    def _guard(self, act: Callable[..., _R], *given: Any) -> _R:
+        """Do ``act``, telling the faults of a disk in one line."""
+        try:
+            return act(*given)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise MtzooError(
+                f"the clip store {self.root} cannot be written: {reason}; nothing was left there"
+            ) from error
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._done:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(
+        self,
+        name: str,
+        frames: Tensor,
+        *,
+        labels: Mapping[str, str],
+        splits: Mapping[str, Sequence[tuple[str, int, int]]],
+        source: str,
+        source_range: tuple[int, int],
+    ) -> None:
+        """Add one video.
+
+        Args:
+            name: Its id, unique in the store.
+            frames: uint8 ``(T, H, W, C)`` of the store's size.
+            labels: For example person and action.
+            splits: For each way to split, ``(split, start, stop)`` ranges of its frames.
+            source: File that it was made from, relative to the source folder.
+            source_range: Frames of that file that it covers, ``[a, b)``.
+        """
+        if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != self._frame or not len(frames):
+            raise ValueError(f"{name!r}: {frames.dtype} {tuple(frames.shape)}, not {self._frame}")
+        if name in self._ids:
+            raise ValueError(f"{name!r} is in the store already")
+        if set(splits) != set(self._split_by):
+            raise ValueError(f"{name!r} is split by {sorted(splits)}, not by {self._split_by}")
+        self._ids.add(name)
+        self._pending[name] = frames.contiguous()
+        self._pending_bytes += frames.numel()
+        self._entries.append(
+            {
+                "id": name,
+                "shard": f"clips-{len(self._shards):05d}.safetensors",
+                "key": name,
+                "frames": len(frames),
+                "labels": dict(labels),
+                "source": source,
+                "source_range": list(source_range),
+                "splits": {by: [list(r) for r in ranges] for by, ranges in splits.items()},
+            }
+        )
+        if self._pending_bytes >= self._shard_bytes:
+            self._guard(self._close_shard)
+
+    def leave_out(self, source: str, reason: str) -> None:
+        """Record that ``source`` is not in the store, and why."""
+        self._left_out.append({"source": source, "reason": reason})
+
+    def write_json(self, name: str, content: Mapping[str, object]) -> None:
+        """Put one more JSON file beside the manifest."""
+        self._guard(self._write_json, name, content)
+
+    def finish(self) -> Path:
+        """Write the manifest and give the store its name; returns its absolute path."""
+        if self._pending:
+            self._guard(self._close_shard)
+        self.write_json(MANIFEST, self._manifest())
+        self._guard(self._publish)
+        self._done = True
+        return self.root
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            **self._about,
+            "resolution": self._frame[0],
+            "channels": self._frame[2],
+            "fps": self.fps,
+            "split_by": self._split_by,
+            "counts": {
+                "videos": len(self._entries),
+                "frames": sum(entry["frames"] for entry in self._entries),
+                "bytes": sum(shard["bytes"] for shard in self._shards),
+                "left_out": len(self._left_out),
+            },
+            "shards": self._shards,
+            "entries": self._entries,
+            "left_out": self._left_out,
+        }
+
+    def _write_json(self, name: str, content: Mapping[str, object]) -> None:
+        with (self.folder / name).open("w", encoding="utf-8") as file:
+            file.write(_readable_json(content))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _close_shard(self) -> None:
+        path = self.folder / f"clips-{len(self._shards):05d}.safetensors"
+        save_file(self._pending, path)
+        # It makes files for their owner alone; a store is as open as its folder.
+        path.chmod(self.folder.stat().st_mode & 0o666)
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        self._shards.append(
+            {"file": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+        )
+        self._pending, self._pending_bytes = {}, 0
+
+    def _publish(self) -> None:
+        # Renaming over an empty folder is one step; over a full one it fails, as it should.
+        os.replace(self.folder, self.root)
+        descriptor = os.open(self.root.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
