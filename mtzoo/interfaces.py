@@ -49,11 +49,12 @@ def check_frames(frames: int, least: int, who: str) -> None:
 
 
 def check_sizes(who: str, *, even: bool = False, **sizes: int) -> None:
-    """Raise `MtzooError` unless every named size is at least 1, and even where ``even``."""
+    """Raise `MtzooError` unless every named size is a positive integer, and even if ``even``."""
     for name, size in sizes.items():
-        if size < 1 or (even and size % 2):
-            wanted = "a positive even number" if even else "at least 1"
-            raise MtzooError(f"{who}: {name} is {size}; it must be {wanted}")
+        whole = isinstance(size, int) and not isinstance(size, bool)
+        if not whole or size < 1 or (even and size % 2):
+            wanted = "positive and even" if even else "a whole number of at least 1"
+            raise MtzooError(f"{who}: {name} must be {wanted}, not {size!r}")
 
 
 class Component(nn.Module, abc.ABC):

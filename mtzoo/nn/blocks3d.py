@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mtzoo.errors import MtzooError
+from mtzoo.interfaces import check_frames
 from mtzoo.nn.norm import Norm, needs_bias, norm3d, spectral
 
 SLOPE = 0.2  # of the leaky ReLU, as in DCGAN's discriminator
@@ -23,6 +24,19 @@ Kind = Literal["full", "factorised"]
 def widths(width: int, stages: int, most: int = 8) -> list[int]:
     """Channels of each stage: ``width``, doubled from stage to stage, up to ``most * width``."""
     return [width * min(2**stage, most) for stage in range(stages)]
+
+
+def check_video(video: Tensor, channels: int, resolution: int, least: int, who: str) -> None:
+    """Raise `MtzooError` unless ``video`` is ``(B, T, channels, resolution, resolution)``.
+
+    T has to be at least ``least``.
+    """
+    if video.dim() != 5 or tuple(video.shape[2:]) != (channels, resolution, resolution):
+        raise MtzooError(
+            f"{who}: built for videos (B, T, {channels}, {resolution}, {resolution}), "
+            f"given {tuple(video.shape)}; resize them or build it for that size"
+        )
+    check_frames(video.shape[1], least, who)
 
 
 def halvings(resolution: int) -> int:
@@ -214,6 +228,9 @@ class GaussianHead(nn.Module):
         time_bins: Bins in time; 1 averages over the clip.
         space_bins: Bins along each side; 1 averages over the map.
         initial_sigma: Standard deviation at the start.
+
+    Raises:
+        MtzooError: ``initial_sigma`` is not positive.
     """
 
     def __init__(
@@ -226,6 +243,8 @@ class GaussianHead(nn.Module):
         initial_sigma: float,
     ) -> None:
         super().__init__()
+        if not initial_sigma > 0:
+            raise MtzooError(f"motion encoder: initial_sigma must be above 0, not {initial_sigma}")
         self.time_bins = time_bins
         self.space_bins = space_bins
         inputs = channels * time_bins * space_bins**2

@@ -11,8 +11,21 @@ import math
 import torch
 from torch import Tensor
 
+from mtzoo.errors import MtzooError
+from mtzoo.interfaces import check_frames
+
 SHORTEST = 4.0
 LONGEST = 256.0
+
+
+def check_unroll(code: Tensor, motion_dim: int, frames: int, who: str) -> None:
+    """Raise `MtzooError` unless ``code`` is ``(B, motion_dim)`` and ``frames`` at least 1."""
+    if code.dim() != 2 or code.shape[1] != motion_dim:
+        raise MtzooError(
+            f"{who}: built for motion codes (B, {motion_dim}), given {tuple(code.shape)}; "
+            f"build it with motion_dim {code.shape[-1] if code.dim() else 1}"
+        )
+    check_frames(frames, 1, who)
 
 
 def time_features(frames: int, dim: int, like: Tensor) -> Tensor:

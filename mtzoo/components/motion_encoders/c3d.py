@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from mtzoo.interfaces import (
     Gaussian,
     MotionEncoder,
-    check_frames,
     check_resolution,
     check_sizes,
 )
@@ -15,6 +14,7 @@ from mtzoo.nn.blocks3d import (
     SLOPE,
     GaussianHead,
     check_time_halvings,
+    check_video,
     halvings,
     he_init_,
     widths,
@@ -22,6 +22,8 @@ from mtzoo.nn.blocks3d import (
 from mtzoo.nn.norm import Norm, needs_bias, norm3d
 from mtzoo.registries import motion_encoders
 from mtzoo.registry import Card
+
+WHO = "motion encoder 'c3d'"
 
 
 @motion_encoders.register(
@@ -87,12 +89,13 @@ class C3DMotionEncoder(MotionEncoder):
         initial_sigma: float = 0.3,
     ) -> None:
         super().__init__()
-        who = "motion encoder 'c3d'"
-        check_resolution(resolution, who)
-        check_sizes(who, channels=channels, motion_dim=motion_dim, width=width, depth=depth)
-        check_sizes(who, time_bins=time_bins, space_bins=space_bins)
+        check_resolution(resolution, WHO)
+        check_sizes(WHO, channels=channels, motion_dim=motion_dim, width=width, depth=depth)
+        check_sizes(WHO, time_bins=time_bins, space_bins=space_bins)
         stages = halvings(resolution)
-        check_time_halvings(time_halvings, stages - 1, who)
+        check_time_halvings(time_halvings, stages - 1, WHO)
+        self.resolution = resolution
+        self.channels = channels
         self.motion_dim = motion_dim
         layers: list[nn.Module] = []
         inputs = channels
@@ -126,8 +129,8 @@ class C3DMotionEncoder(MotionEncoder):
             Mean and log-variance, ``(B, motion_dim)`` each.
 
         Raises:
-            MtzooError: The clip is shorter than 2 frames.
+            MtzooError: The clip is shorter than 2 frames or its frames are of another size.
         """
-        check_frames(video.shape[1], self.min_frames, "motion encoder 'c3d'")
+        check_video(video, self.channels, self.resolution, self.min_frames, WHO)
         features = self.features(video.transpose(1, 2))  # (B, C', T', 4, 4)
         return Gaussian(*self.head(features))

@@ -7,19 +7,21 @@ from torch import Tensor
 from mtzoo.interfaces import (
     Gaussian,
     MotionEncoder,
-    check_frames,
     check_resolution,
     check_sizes,
 )
 from mtzoo.nn.blocks3d import (
     GaussianHead,
     check_time_halvings,
+    check_video,
     halvings,
     residual_network,
 )
 from mtzoo.nn.norm import Norm
 from mtzoo.registries import motion_encoders
 from mtzoo.registry import Card
+
+WHO = "motion encoder 'resnet3d'"
 
 
 @motion_encoders.register(
@@ -84,11 +86,12 @@ class ResNet3DMotionEncoder(MotionEncoder):
         initial_sigma: float = 0.3,
     ) -> None:
         super().__init__()
-        who = "motion encoder 'resnet3d'"
-        check_resolution(resolution, who)
-        check_sizes(who, channels=channels, motion_dim=motion_dim, width=width, blocks=blocks)
-        check_sizes(who, time_bins=time_bins, space_bins=space_bins)
-        check_time_halvings(time_halvings, halvings(resolution) - 1, who)
+        check_resolution(resolution, WHO)
+        check_sizes(WHO, channels=channels, motion_dim=motion_dim, width=width, blocks=blocks)
+        check_sizes(WHO, time_bins=time_bins, space_bins=space_bins)
+        check_time_halvings(time_halvings, halvings(resolution) - 1, WHO)
+        self.resolution = resolution
+        self.channels = channels
         self.motion_dim = motion_dim
         self.features, outputs = residual_network(
             resolution,
@@ -117,8 +120,8 @@ class ResNet3DMotionEncoder(MotionEncoder):
             Mean and log-variance, ``(B, motion_dim)`` each.
 
         Raises:
-            MtzooError: The clip is shorter than 2 frames.
+            MtzooError: The clip is shorter than 2 frames or its frames are of another size.
         """
-        check_frames(video.shape[1], self.min_frames, "motion encoder 'resnet3d'")
+        check_video(video, self.channels, self.resolution, self.min_frames, WHO)
         features = self.features(video.transpose(1, 2))  # (B, C', T', 4, 4)
         return Gaussian(*self.head(features))

@@ -7,11 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtzoo.interfaces import MotionGenerator, check_frames, check_sizes
+from mtzoo.interfaces import MotionGenerator, check_sizes
 from mtzoo.nn.recurrent import LSTM
-from mtzoo.nn.time import time_features
+from mtzoo.nn.time import check_unroll, time_features
 from mtzoo.registries import motion_generators
 from mtzoo.registry import Card
+
+WHO = "motion generator 'lstm'"
 
 
 @motion_generators.register(
@@ -69,15 +71,14 @@ class LSTMMotionGenerator(MotionGenerator):
         output_norm: Literal["none", "layer"] = "layer",
     ) -> None:
         super().__init__()
-        who = "motion generator 'lstm'"
         check_sizes(
-            who,
+            WHO,
             motion_dim=motion_dim,
             frame_motion_dim=frame_motion_dim,
             hidden=hidden,
             layers=layers,
         )
-        check_sizes(who, even=True, time_dim=time_dim)
+        check_sizes(WHO, even=True, time_dim=time_dim)
         self.motion_dim = motion_dim
         self.frame_motion_dim = frame_motion_dim
         self.entry = entry
@@ -108,9 +109,9 @@ class LSTMMotionGenerator(MotionGenerator):
             Frame motion codes ``(B, T, frame_motion_dim)``.
 
         Raises:
-            MtzooError: ``frames`` is less than 1.
+            MtzooError: ``frames`` is less than 1 or the code of another size.
         """
-        check_frames(frames, 1, "motion generator 'lstm'")
+        check_unroll(code, self.motion_dim, frames, WHO)
         batch = len(code)
         inputs, start = [], None
         if self.entry == "every_step":

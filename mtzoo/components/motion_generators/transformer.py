@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import MotionGenerator, check_frames, check_sizes
-from mtzoo.nn.time import time_features
+from mtzoo.interfaces import MotionGenerator, check_sizes
+from mtzoo.nn.time import check_unroll, time_features
 from mtzoo.registries import motion_generators
 from mtzoo.registry import Card
 
@@ -35,6 +35,9 @@ class _Block(nn.Module):
         mixed = scaled_dot_product_attention(query, key, value, is_causal=True)
         steps = steps + self.attended(mixed.transpose(1, 2).flatten(2))
         return steps + self.perceptron(steps)
+
+
+WHO = "motion generator 'transformer'"
 
 
 @motion_generators.register(
@@ -81,18 +84,17 @@ class TransformerMotionGenerator(MotionGenerator):
         output_norm: Literal["none", "layer"] = "layer",
     ) -> None:
         super().__init__()
-        who = "motion generator 'transformer'"
         check_sizes(
-            who,
+            WHO,
             motion_dim=motion_dim,
             frame_motion_dim=frame_motion_dim,
             layers=layers,
             heads=heads,
         )
-        check_sizes(who, even=True, width=width)
+        check_sizes(WHO, even=True, width=width)
         if width % heads:
             raise MtzooError(
-                f"{who}: width {width} cannot be shared by {heads} heads; "
+                f"{WHO}: width {width} cannot be shared by {heads} heads; "
                 "make width a multiple of heads"
             )
         self.motion_dim = motion_dim
@@ -118,9 +120,9 @@ class TransformerMotionGenerator(MotionGenerator):
             Frame motion codes ``(B, T, frame_motion_dim)``.
 
         Raises:
-            MtzooError: ``frames`` is less than 1.
+            MtzooError: ``frames`` is less than 1 or the code of another size.
         """
-        check_frames(frames, 1, "motion generator 'transformer'")
+        check_unroll(code, self.motion_dim, frames, WHO)
         positions = self.position(time_features(frames, self.width, like=code))  # (T, width)
         steps = self.code(code)[:, None] + positions
         return self.norm(self.output(self.blocks(steps)))

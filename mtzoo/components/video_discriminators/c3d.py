@@ -6,11 +6,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from mtzoo.interfaces import VideoDiscriminator, check_frames, check_resolution, check_sizes
-from mtzoo.nn.blocks3d import critic_head, critic_trunk, halvings
+from mtzoo.interfaces import VideoDiscriminator, check_resolution, check_sizes
+from mtzoo.nn.blocks3d import check_video, critic_head, critic_trunk, halvings
 from mtzoo.nn.norm import Norm
 from mtzoo.registries import video_discriminators
 from mtzoo.registry import Card
+
+WHO = "video discriminator 'c3d'"
 
 
 @video_discriminators.register(
@@ -63,9 +65,10 @@ class C3DVideoDiscriminator(VideoDiscriminator):
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()
-        who = "video discriminator 'c3d'"
-        check_resolution(resolution, who)
-        check_sizes(who, channels=channels, width=width)
+        check_resolution(resolution, WHO)
+        check_sizes(WHO, channels=channels, width=width)
+        self.resolution = resolution
+        self.channels = channels
         self.features, outputs = critic_trunk(
             channels,
             stages=halvings(resolution),
@@ -87,8 +90,8 @@ class C3DVideoDiscriminator(VideoDiscriminator):
             Logits ``(B,)``, without a sigmoid.
 
         Raises:
-            MtzooError: The clip is shorter than 4 frames.
+            MtzooError: The clip is shorter than 4 frames or its frames are of another size.
         """
-        check_frames(video.shape[1], self.min_frames, "video discriminator 'c3d'")
+        check_video(video, self.channels, self.resolution, self.min_frames, WHO)
         features = self.features(video.transpose(1, 2))  # (B, C', T', 4, 4)
         return self.judge(features).flatten(1).mean(1)

@@ -7,11 +7,13 @@ from typing import Literal
 from torch import Tensor
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import VideoDiscriminator, check_frames, check_resolution, check_sizes
-from mtzoo.nn.blocks3d import critic_head, critic_trunk, halvings
+from mtzoo.interfaces import VideoDiscriminator, check_resolution, check_sizes
+from mtzoo.nn.blocks3d import check_video, critic_head, critic_trunk, halvings
 from mtzoo.nn.norm import Norm
 from mtzoo.registries import video_discriminators
 from mtzoo.registry import Card
+
+WHO = "video discriminator 'patch3d'"
 
 
 @video_discriminators.register(
@@ -65,13 +67,14 @@ class Patch3DVideoDiscriminator(VideoDiscriminator):
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()
-        who = "video discriminator 'patch3d'"
-        check_resolution(resolution, who)
-        check_sizes(who, channels=channels, width=width, stages=stages)
+        check_resolution(resolution, WHO)
+        check_sizes(WHO, channels=channels, width=width, stages=stages)
+        self.resolution = resolution
+        self.channels = channels
         most = halvings(resolution)
         if stages > most:
             raise MtzooError(
-                f"{who}: {stages} stages leave nothing of {resolution} pixels to judge by pieces; "
+                f"{WHO}: {stages} stages leave nothing of {resolution} pixels to judge by pieces; "
                 f"use at most {most}"
             )
         self.features, outputs = critic_trunk(
@@ -95,8 +98,8 @@ class Patch3DVideoDiscriminator(VideoDiscriminator):
             Logits ``(B, t, h, w)``, without a sigmoid.
 
         Raises:
-            MtzooError: The clip is shorter than 4 frames.
+            MtzooError: The clip is shorter than 4 frames or its frames are of another size.
         """
-        check_frames(video.shape[1], self.min_frames, "video discriminator 'patch3d'")
+        check_video(video, self.channels, self.resolution, self.min_frames, WHO)
         features = self.features(video.transpose(1, 2))  # (B, C', T', h, w)
         return self.judge(features).squeeze(1)
