@@ -1,0 +1,99 @@
+"""The run folder: who may start in it, and what describes the run."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from mtzoo.engine import checkpoint
+from mtzoo.errors import MtzooError
+from mtzoo.files import replacing
+
+# Whatever one of these is in, is a run.
+_MARKS = ("recipe.yaml", "log.csv", "checkpoints", "result.json")
+
+
+def check(output: Path, resume: bool) -> None:
+    """Refuse, before anything is built, a folder that a run cannot start or go on in.
+
+    Raises:
+        MtzooError: A new run would overwrite one; or there is none to resume; or no folder can
+            be made there.
+    """
+    if output.exists() and not output.is_dir():
+        raise MtzooError(f"output {output} is a file; give the name of a folder")
+    marks = [mark for mark in _MARKS if (output / mark).exists()]
+    if resume:
+        if not output.is_dir():
+            raise MtzooError(f"nothing to resume: there is no folder {output}")
+        folder = output / "checkpoints"
+        if not checkpoint.steps(folder) and not (folder / checkpoint.BEST).is_file():
+            raise MtzooError(
+                f"nothing to resume: {output} holds no checkpoint; start a run in a new folder"
+            )
+    elif marks:
+        raise MtzooError(
+            f"output {output} holds a run already ({', '.join(marks)}); "
+            "go on with it by --resume, or choose another folder"
+        )
+
+
+def create(output: Path) -> None:
+    """Make the folder and those in it.
+
+    Raises:
+        MtzooError: The system refuses.
+    """
+    try:
+        for name in ("checkpoints", "samples"):
+            (output / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MtzooError(f"cannot make the folder {output}: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """What the run depends on, by name; with the commit where mtzoo runs from a checkout."""
+    import lightning
+    import numpy
+
+    import mtzoo
+
+    cuda = device.type == "cuda"
+    found = {
+        "mtzoo": mtzoo.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "lightning": str(lightning.__version__),
+        "numpy": str(numpy.__version__),
+        "device": torch.cuda.get_device_name(device) if cuda else platform.machine() or "cpu",
+    }
+    root = Path(mtzoo.__file__).parent.parent
+    if (root / ".git").exists():
+        try:
+            asked = subprocess.run(
+                ["git", "-C", str(root), "rev-parse", "HEAD"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
+            found["commit"] = asked.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            pass  # no git here: the version has to do
+    return found

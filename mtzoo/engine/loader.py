@@ -1,0 +1,123 @@
+"""Batches by step: what a step sees follows from its number, whoever loads it.
+
+One item of the loader is one step's share of a rank, so the number of workers, their order and
+where a resumed run starts change nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from mtzoo.errors import MtzooError
+from mtzoo.interfaces import Batch, PairDataset, as_video
+
+KEYS = ("video", "target_video", "target_index")
+
+
+class Steps(Dataset[Any]):
+    """The training pairs of a dataset, one item a step.
+
+    Args:
+        pairs: The training split.
+        total: Size of the global batch.
+        offset: Index of this rank's first pair in the global batch.
+        count: Pairs that this rank takes.
+    """
+
+    def __init__(self, pairs: PairDataset, total: int, offset: int = 0, count: int = 0) -> None:
+        self.pairs = pairs
+        self.total = total
+        self.offset = offset
+        self.count = count or total
+
+    def __getitem__(self, step: int) -> dict[str, Tensor] | MtzooError:
+        """Positions ``step * total + offset + i``, stacked: uint8 ``(count, T, H, W, C)`` each."""
+        first = step * self.total + self.offset
+        try:
+            items = load(self.pairs, range(first, first + self.count))
+        except MtzooError as error:
+            # Raised by whoever takes it: a loader process would wrap it into its traceback.
+            return error
+        return default_collate([{key: item[key] for key in KEYS} for item in items])
+
+
+def load(pairs: PairDataset, positions: Sequence[int]) -> list[dict[str, Tensor]]:
+    """The pairs at ``positions``, at once where the dataset can (``__getitems__``)."""
+    together = getattr(pairs, "__getitems__", None)
+    return together(positions) if together else [pairs[position] for position in positions]
+
+
+def batches(
+    steps: Steps, start: int, stop: int, *, workers: int, pin: bool
+) -> Iterator[dict[str, Tensor]]:
+    """Load steps ``start`` to ``stop - 1`` in order; workers start at once.
+
+    Raises:
+        MtzooError: From the iterator, when a pair cannot be loaded.
+    """
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+        worker_init_fn=_leave_signals,
+        # The loader draws a seed from torch's global generator otherwise.
+        generator=torch.Generator().manual_seed(0),
+    )
+    return _raising(iter(loader))
+
+
+def _raising(items: Iterator[Any]) -> Iterator[dict[str, Tensor]]:
+    for item in items:
+        if isinstance(item, MtzooError):
+            raise item
+        yield item
+
+
+def _as_it_is(item: object) -> object:
+    return item
+
+
+def _leave_signals(_: int) -> None:
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The training process decides
+    # what to do and still needs its loaders to finish the step; they end when it does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def to_batch(items: dict[str, Tensor], device: torch.device) -> Batch:
+    """Move uint8 pairs to ``device`` without waiting and view them as a `Batch` of floats."""
+    video, target_video, index = (items[key].to(device, non_blocking=True) for key in KEYS)
+    rows = torch.arange(len(index), device=device)
+    target = target_video[rows, index].unsqueeze(1)
+    return Batch(as_video(video), as_video(target_video), as_video(target)[:, 0])
+
+
+def check_items(items: dict[str, Tensor], pairs: PairDataset, who: str) -> None:
+    """Hold a loaded batch against what its dataset promises.
+
+    Raises:
+        MtzooError: Shape or type differ; the message says which.
+    """
+    size = (pairs.frames, pairs.resolution, pairs.resolution, pairs.channels)
+    for key in ("video", "target_video"):
+        found = items[key]
+        if found.dtype != torch.uint8 or tuple(found.shape[1:]) != size:
+            raise MtzooError(
+                f"dataset {who!r}: {key!r} is {found.dtype} {tuple(found.shape[1:])}, "
+                f"it promises torch.uint8 {size} (frames, height, width, channels)"
+            )
+    index = items["target_index"]
+    if index.dtype != torch.int64 or not bool(((index >= 0) & (index < pairs.frames)).all()):
+        raise MtzooError(
+            f"dataset {who!r}: 'target_index' must be int64 in [0, {pairs.frames}), it is "
+            f"{index.dtype} {index.flatten().tolist()[:4]}"
+        )
