@@ -109,32 +109,26 @@ def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe whose sizes cannot work: build its networks, but without memory.
 
     Touches no data. Where the ``data`` section does not say the resolution, because the data
-    itself does, only the objective is built.
+    itself does, one that the networks can be built for is enough.
 
     Raises:
         MtzooError: A part refuses its size or value; one line with file, line and key.
     """
-    import torch
-
     build_objective(recipe.objective, where=recipe.where)
-    size = data_size(recipe)
-    if size is None:
-        return
-    with torch.random.fork_rng(devices=[]):
+    parts: dict[str, Any] = {}
+    faults: list[MtzooError] = []
+    for resolution, channels in _sizes(recipe):
         try:
-            with torch.device("meta"):
-                _, parts = _build_model(recipe.model, *size, False, recipe.where)
-        except Exception as error:
-            # Not every constructor can do without memory; then the real thing decides.
-            if "meta" not in f"{error.__cause__ or error}":
-                raise
-            _, parts = _build_model(recipe.model, *size, False, recipe.where)
+            parts = _build_without_memory(recipe, resolution, channels)
+            break
+        except MtzooError as error:
+            faults.append(error)
+    else:
+        raise faults[0]
     frames = recipe.data.get("frames")
-    if not isinstance(frames, int):
-        return
     for slot, part in parts.items():
         least = getattr(part, "min_frames", 1)
-        if frames < least:
+        if isinstance(frames, int) and frames < least:
             raise recipe.where.fault(
                 ("data", "frames"),
                 f"clips of {frames} frames are too short for model.{slot}, which needs at "
@@ -142,16 +136,29 @@ def check_recipe(recipe: Recipe) -> None:
             )
 
 
-def data_size(recipe: Recipe) -> tuple[int, int] | None:
-    """Resolution and channels of the recipe's data without touching it, where the recipe says."""
+def _build_without_memory(recipe: Recipe, resolution: int, channels: int) -> dict[str, Any]:
+    """The recipe's parts by slot, on torch's meta device."""
+    import torch
+
+    arguments = (recipe.model, resolution, channels, False, recipe.where)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return _build_model(*arguments)[1]
+        except Exception as error:
+            # Not every constructor can do without memory; then the real thing decides.
+            if "meta" not in f"{error.__cause__ or error}":
+                raise
+        return _build_model(*arguments)[1]
+
+
+def _sizes(recipe: Recipe) -> list[tuple[int, int]]:
+    """Resolution and channels of the recipe's data, or all that they may turn out to be."""
     target = REGISTRIES["datasets"].get(str(recipe.data["name"]))
-    found = [
-        recipe.data.get(size, getattr(target, size, default))
-        for size, default in (("resolution", None), ("channels", 3))
-    ]
-    if not all(type(size) is int for size in found):
-        return None
-    return found[0], found[1]  # type: ignore[return-value]
+    resolution = recipe.data.get("resolution", getattr(target, "resolution", None))
+    channels = recipe.data.get("channels", getattr(target, "channels", None))
+    resolutions = [resolution] if isinstance(resolution, int) else [64, 32, 128]
+    return [(r, channels if isinstance(channels, int) else 3) for r in resolutions]
 
 
 def _resolved(config: Mapping[str, object], section: str, where: Where) -> dict[str, object]:

@@ -13,6 +13,7 @@ import inspect
 import sys
 import types
 import typing
+from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -131,9 +132,7 @@ def conform(target: type, option: str, value: object) -> object:
     value = _as_lists(value)
     try:
         parsed = _parser(target, option).parse_object({option: value})[option]
-    except Exception as error:  # jsonargparse's errors are of several unrelated kinds
-        if not _is_parse_error(error):
-            raise
+    except ArgumentError:
         raise _mistyped(hint, value) from None
     if not _kept(value, parsed) or (value is None and not _accepts_null(hint)):
         raise _mistyped(hint, value)
@@ -195,14 +194,6 @@ def _parser(target: type, option: str) -> Any:
     others = {n for n in inspect.signature(target.__init__).parameters if n not in (option, "self")}
     parser.add_class_arguments(target, skip=others, fail_untyped="all", instantiate=False)
     return parser
-
-
-def _is_parse_error(error: Exception) -> bool:
-    from argparse import ArgumentError
-
-    from jsonargparse import ArgumentError as JsonargparseError
-
-    return isinstance(error, ArgumentError | JsonargparseError | TypeError | ValueError | KeyError)
 
 
 def _kept(given: object, parsed: object) -> bool:

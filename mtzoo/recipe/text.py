@@ -58,7 +58,8 @@ class Where:
         """The beginning of a message about ``key``."""
         dotted = ".".join(key)
         upwards = [key[:n] for n in range(len(key), 0, -1)]
-        if any(k in self.typed for k in upwards):
+        below = key not in self.lines and any(k[: len(key)] == key for k in self.typed)
+        if below or any(k in self.typed for k in upwards):
             return f"--{dotted}"
         line = next((self.lines[k] for k in upwards if k in self.lines), 0)
         place = f"{self.source}:{line}" if self.source and line else self.source
@@ -197,7 +198,7 @@ class _Builder:
         if not self.stack:
             return self.root
         collection, key, pending = self.stack[-1]
-        return (*key, pending[0]) if isinstance(collection, dict) else key
+        return (*key, *pending) if isinstance(collection, dict) else key
 
     def _add(self, value: object) -> None:
         if not self.stack:

@@ -1,0 +1,63 @@
+"""``mtzoo ls``: what is registered."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    about = "List the registered components with what they are and where they come from."
+    parser = subparsers.add_parser("ls", help=about, description=about)
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="content_encoders, models, ...")
+    parser.add_argument(
+        "--names", action="store_true", help="print kinds and names only; imports no component"
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table; returns the exit status."""
+    from mtzoo.errors import MtzooError
+    from mtzoo.registries import REGISTRIES, registry
+
+    chosen = [registry(args.kind)] if args.kind else list(REGISTRIES.values())
+    rows: list[tuple[str, str, str, str]] = []
+    for found in chosen:
+        try:
+            names = found.names()
+        except MtzooError as error:  # a plug-in in the way of another
+            names = found.builtins()
+            rows.append((found.kind, "!", f"cannot be listed: {error}", ""))
+        for name in names:
+            rows.append((found.kind, name, *(("", "") if args.names else _about(found, name))))
+    if args.names:
+        for kind, name, *_ in rows:
+            print(f"{kind} {name}")
+        return 0
+
+    from rich.table import Table
+
+    from mtzoo.cli.show import console
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kind", "name", "summary", "source"):
+        table.add_column(column, no_wrap=column in ("kind", "name"))
+    previous = ""
+    for kind, *row in rows:
+        table.add_row(kind if kind != previous else "", *row)
+        previous = kind
+    console().print(table, markup=False)
+    return 0
+
+
+def _about(registry: object, name: str) -> tuple[str, str]:
+    """Summary and source of one component; in place of a summary why there is none."""
+    from mtzoo.registry import Registry
+
+    assert isinstance(registry, Registry)
+    try:
+        card = registry.entry(name).card
+    except Exception as error:  # a broken component must not hide the others
+        return f"cannot be used: {type(error).__name__}: {error}", ""
+    return card.summary, card.source
