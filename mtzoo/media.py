@@ -134,7 +134,7 @@ def read_image(
     """
     path = _readable(path)
     _check_size(resolution)
-    with _picture(path) as image:
+    with _picture(path) as image, _quiet():
         if resolution:
             # JPEG can be decoded at a half, a quarter or an eighth for a fraction of the cost.
             image.draft(image.mode, (2 * resolution, 2 * resolution))
@@ -338,6 +338,21 @@ def sheet(
     return torch.from_numpy(canvas)
 
 
+def row(clips: Sequence[Tensor], *, pad: int = 2) -> Tensor:
+    """Put clips that play at once side by side, white between them.
+
+    Args:
+        clips: uint8 ``(T, H, W, C)`` each, all of one shape.
+        pad: White pixels between them.
+
+    Returns:
+        uint8 ``(T, H, W', C)``.
+    """
+    length, height, _, channels = clips[0].shape
+    gap = clips[0].new_full((length, height, pad, channels), 255)
+    return torch.cat([part for clip in clips for part in (gap, clip)][1:], dim=2)
+
+
 def grid(clips: Tensor, *, pad: int = 2) -> Tensor:
     """Tile clips that play at once into one clip, as square as their number allows.
 
@@ -412,27 +427,45 @@ def _formats() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Pillow's warnings in; never held while a caller runs.
+
+    It warns of damaged metadata, which we do not need, and of large pictures, for which we have a
+    cap of our own.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
 def _picture(path: Path) -> Iterator[Image.Image]:
     """Open a picture; whatever goes wrong while it is open becomes one line."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of damaged metadata, which we do not need, and of large pictures, for
-            # which we have a cap of our own.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_formats()) as image:
-                _check_pixels(path, *image.size)
-                yield image
-    except MtzooError:
+        with _opened(path) as image:
+            yield image
+    except Image.UnidentifiedImageError as error:
+        kind = "a video, not a picture; give one of its frames" if _is_video(path) else None
+        raise MtzooError(
+            f"{path} is {kind or 'not a picture that can be read (PNG, JPEG, WebP, TIFF, ...)'}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """As `_picture`, but lets pass that a file is no picture."""
+    try:
+        with _quiet():
+            opened = Image.open(path, formats=_formats())
+        with opened as image:
+            _check_pixels(path, *image.size)
+            yield image
+    except (MtzooError, Image.UnidentifiedImageError):
         raise
     except Image.DecompressionBombError as error:
         raise MtzooError(
             f"{path}: more than the {MAX_PIXELS // 1_000_000} megapixels that are read; "
             "make it smaller first"
-        ) from error
-    except Image.UnidentifiedImageError as error:
-        kind = "a video, not a picture; give one of its frames" if _is_video(path) else None
-        raise MtzooError(
-            f"{path} is {kind or 'not a picture that can be read (PNG, JPEG, WebP, TIFF, ...)'}"
         ) from error
     except Exception as error:
         # Pillow's decoders meet damage with a dozen kinds of exceptions (OSError, SyntaxError,
@@ -475,26 +508,19 @@ def _frames(
 def _animated(path: Path) -> bool | None:
     """Whether a picture file has several frames; ``None`` where it is no picture."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_formats()) as image:
-                _check_pixels(path, *image.size)
-                if image.format not in _ANIMATIONS:
+        with _opened(path) as image:
+            if image.format not in _ANIMATIONS:
+                return False
+            # A GIF says nothing of its length up front; one more frame is all we ask. One that is
+            # there but broken still makes it an animation, of one frame.
+            with contextlib.suppress(Exception), _quiet():
+                try:
+                    image.seek(1)
+                except EOFError:
                     return False
-                # A GIF says nothing of its length up front; one more frame is all we ask. One
-                # that is there but broken still makes it an animation, of one frame.
-                with contextlib.suppress(Exception):
-                    try:
-                        image.seek(1)
-                    except EOFError:
-                        return False
-                return True
+            return True
     except Image.UnidentifiedImageError:
         return None
-    except MtzooError:
-        raise
-    except Exception as error:  # as in _picture
-        raise MtzooError(f"{path} is damaged and cannot be read: {_line(error)}") from error
 
 
 def _animation_frames(path: Path, report: _Report) -> Iterator[tuple[float, Image.Image]]:
@@ -503,8 +529,9 @@ def _animation_frames(path: Path, report: _Report) -> Iterator[tuple[float, Imag
         default = 1000 / FOLDER_FPS if image.format == "TIFF" else 100.0
         while True:
             try:
-                image.seek(count)
-                image.load()
+                with _quiet():
+                    image.seek(count)
+                    image.load()
             except EOFError:
                 break
             except Exception:
@@ -516,7 +543,8 @@ def _animation_frames(path: Path, report: _Report) -> Iterator[tuple[float, Imag
             count += 1
             report.end = elapsed / 1000
             report.rate = 1000 * count / elapsed
-            yield start, _eight_bit(image)
+            # A copy, because the next seek paints over the picture.
+            yield start, _eight_bit(image.copy())
 
 
 def _folder_frames(
@@ -533,7 +561,7 @@ def _folder_frames(
         raise MtzooError(f"{path} holds no pictures; a folder of frames holds one file a frame")
     for name in names:
         try:
-            with _picture(_readable(name)) as image:
+            with _picture(_readable(name)) as image, _quiet():
                 if resolution:
                     image.draft(image.mode, (2 * resolution, 2 * resolution))
                 frame = _eight_bit(ImageOps.exif_transpose(image))
@@ -584,7 +612,7 @@ def _video_frames(path: Path, report: _Report) -> Iterator[tuple[float, Image.Im
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise MtzooError(unreadable + _line(error)) from error
         rate = stream.average_rate or stream.guessed_rate
-        report.rate = float(rate) if rate else FOLDER_FPS
+        report.rate = float(rate) if rate and 0 < rate <= 1000 else FOLDER_FPS
         step = 1 / report.rate
         last: float | None = None
         first = 0.0
@@ -681,17 +709,15 @@ def _fit(image: Image.Image, resolution: int | None, crop: Crop) -> Image.Image:
     """Crop to the central square and resize, antialiased; nothing without a resolution."""
     if resolution is None:
         return image
-    width, height = image.size
-    box = (0, 0, width, height)
     if crop == "centre":
+        width, height = image.size
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
+        # Cropped first: resizing a box of the picture lets what lies around it bleed in.
+        image = image.crop((left, top, left + side, top + side))
     # Pillow's bicubic filter widens with the reduction, that is, antialiases; and it weighs
     # colours by their opacity. The gap lets huge pictures be averaged in blocks first.
-    return image.resize(
-        (resolution, resolution), Image.Resampling.BICUBIC, box=box, reducing_gap=4.0
-    )
+    return image.resize((resolution, resolution), Image.Resampling.BICUBIC, reducing_gap=4.0)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -757,7 +783,9 @@ def _write_mp4(path: Path, frames: Tensor, fps: float) -> None:
         ) as container:
             # A denominator of 1001 holds every broadcast rate exactly.
             stream = container.add_stream(
-                codec, rate=Fraction(fps).limit_denominator(1001), options=options
+                codec,
+                rate=Fraction(fps).limit_denominator(1001) or Fraction(1, 1001),
+                options=options,
             )
             stream.width, stream.height = pixels.shape[2], pixels.shape[1]
             stream.pix_fmt = "yuv420p"
@@ -798,7 +826,7 @@ def _write_gif(path: Path, frames: Tensor, fps: float) -> None:
     # the clip's length. Players take less than 2/100 s for a mistake and play slowly.
     spacing = max(100 / fps, 2.0)
     instants = [round(i * spacing) for i in range(len(images) + 1)]
-    durations = [10 * (b - a) for a, b in itertools.pairwise(instants)]
+    durations = [10 * min(b - a, 65535) for a, b in itertools.pairwise(instants)]
     images[0].save(
         path,
         format="GIF",
