@@ -5,9 +5,9 @@ A store is a folder with ``manifest.json`` and safetensors shards. A shard holds
 what was left out, and the SHA-256 of every shard. A video is stored once: splits are ranges of
 frames over it, so that a split by time and one by person share their data.
 
-Shards are mapped into memory and windows copied out of the mapping. Measured for random windows
-of 16 frames of 64x64 this is several times faster than safetensors' ``get_slice``, needs no open
-handle, survives a fork, and loader processes share the page cache.
+Shards are mapped into memory and windows copied out of the mapping: random windows of 16 frames of
+64x64 came at 24,000 a second on one core, against 16,000 with safetensors' ``get_slice``. A
+mapping needs no open handle, survives a fork, and loader processes share the page cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -242,10 +242,10 @@ class ClipStore:
             key=key,
             start=0,
             stop=int(frames),
-            labels=MappingProxyType({str(k): str(v) for k, v in raw["labels"].items()}),
+            labels={str(k): str(v) for k, v in raw["labels"].items()},
             source=str(raw["source"]),
             source_range=(int(first), int(last)),
-            splits=MappingProxyType(splits),
+            splits=splits,
         )
 
     def __len__(self) -> int:

@@ -26,6 +26,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -86,6 +87,17 @@ class _Named(NamedTuple):
     person: str
     action: str
     candidates: tuple[str, ...]
+
+
+@dataclass
+class _Seen:
+    """What is gathered over the videos for the notes."""
+
+    rates: list[float] = field(default_factory=list)
+    short: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    doubtful: list[str] = field(default_factory=list)
+    padded: int = 0
 
 
 def prepare_weizmann(
@@ -169,11 +181,8 @@ def prepare_weizmann(
         "padding": "edge",
         "resampling": "bicubic, antialiased",
     }
-    rates: dict[str, float] = {}
     taken: dict[str, str] = {}
-    short: list[str] = []
-    doubtful: list[str] = []
-    padded = 0
+    seen = _Seen()
     with StoreWriter(
         root,
         source="weizmann",
@@ -210,13 +219,16 @@ def prepare_weizmann(
                 source=name,
                 source_range=(0, count),
             )
-            rates[sequence] = fps
             over = _over_border(crops, *frames.shape[1:3])
-            padded += over
+            report.frames += count
+            seen.rates.append(fps)
+            seen.padded += over
             if count - edge < TEST_FRAMES:
-                short.append(sequence)
+                seen.short.append(sequence)
+            if count < len(silhouettes[sequence]):
+                seen.cut.append(f"{sequence} ({count} of {len(silhouettes[sequence])} frames)")
             if agreement < _LEAST_AGREEMENT:
-                doubtful.append(sequence)
+                seen.doubtful.append(sequence)
             report.used.append(
                 {
                     "id": sequence,
@@ -237,44 +249,32 @@ def prepare_weizmann(
                 f"none of the {len(paths)} videos in {source} can be used; the first, "
                 f"{first['source']}: {first['reason']}"
             )
-        writer.fps = float(np.median(list(rates.values())))
+        writer.fps = float(np.median(seen.rates))
         for item in report.skipped:
             writer.leave_out(item["source"], item["reason"])
 
-        report.frames = sum(int(str(item["frames"])) for item in report.used)
         report.bytes = report.frames * resolution * resolution * 3
-        report.notes += _notes(report, short, doubtful, padded, tested, rates)
+        report.notes += _notes(report, seen, tested)
         report.seconds = time.monotonic() - started
         writer.write_json("report.json", report.as_json())
         writer.finish()
     return report
 
 
-def _notes(
-    report: Report,
-    short: Sequence[str],
-    doubtful: Sequence[str],
-    padded: int,
-    tested: Sequence[str],
-    rates: Mapping[str, float],
-) -> list[str]:
+def _notes(report: Report, seen: _Seen, tested: Sequence[str]) -> list[str]:
     notes = [
-        f"split by time: {len(short)} of {len(report.used)} videos have a test part shorter than "
-        f"{TEST_FRAMES} frames, so they give no test clip of that length",
+        f"split by time: {len(seen.short)} of {len(report.used)} videos have a test part shorter "
+        f"than {TEST_FRAMES} frames, so they give no test clip of that length",
         f"split by person: {', '.join(tested) or 'nobody'} held out for testing",
-        f"{padded} of {report.frames:,} frames reach over the picture's border and repeat its "
-        "pixels there",
+        f"{seen.padded} of {report.frames:,} frames reach over the picture's border and repeat "
+        "its pixels there",
     ]
-    cut = [u for u in report.used if int(str(u["frames"])) < int(str(u["silhouettes"]))]
-    if cut:
-        notes.append(
-            "shorter than their silhouettes (file cut off?): "
-            + ", ".join(f"{u['id']} ({u['frames']} of {u['silhouettes']} frames)" for u in cut)
-        )
-    if doubtful:
-        notes.append(f"the silhouettes hardly fit the moving pixels of {', '.join(doubtful)}")
-    if len(set(rates.values())) > 1:
-        notes.append(f"frame rates differ: {', '.join(map(str, sorted(set(rates.values()))))}")
+    if seen.cut:
+        notes.append(f"shorter than their silhouettes (cut off?): {', '.join(seen.cut)}")
+    if seen.doubtful:
+        notes.append(f"silhouettes hardly fit the moving pixels of: {', '.join(seen.doubtful)}")
+    if len(set(seen.rates)) > 1:
+        notes.append(f"frame rates differ: {', '.join(map(str, sorted(set(seen.rates))))}")
     return notes
 
 
@@ -448,19 +448,22 @@ def plan_crops(mask: _Array, *, margin: float, smoothing: float) -> Crops:
 
 
 def smooth(values: _Floats, deviation: float) -> _Floats:
-    """Gaussian smoothing that leaves straight motion as it is, at the ends too.
+    """Smooth by straight lines, each fitted under a Gaussian window.
+
+    Away from the ends this is Gaussian smoothing; unlike that, it leaves straight motion as it is
+    up to the first and last sample.
 
     Args:
         values: ``(T,)``.
-        deviation: Standard deviation of the Gaussian in samples; 0 smooths nothing.
+        deviation: Standard deviation of the Gaussian in samples; below 0.1 nothing is smoothed.
     """
-    reach = min(math.ceil(3 * deviation), len(values) - 1)
-    if reach < 1:
+    if len(values) < 3 or deviation < 0.1:
         return values
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
-    # Mirrored through the end points: a person who walks on beyond the last frame.
-    wide = np.pad(values, reach, mode="reflect", reflect_type="odd")
-    return np.convolve(wide, kernel / kernel.sum(), mode="valid")
+    times = np.arange(len(values), dtype=np.float64)
+    away = times[None, :] - times[:, None]
+    weights = np.exp(-0.5 * (away / deviation) ** 2)
+    s0, s1, s2 = (np.sum(weights * away**k, axis=1) for k in range(3))
+    return (s2 * (weights @ values) - s1 * ((weights * away) @ values)) / (s0 * s2 - s1**2)
 
 
 def crop(frames: _Array, crops: Crops, resolution: int) -> _Array:
