@@ -1,0 +1,80 @@
+"""A tiny run of the real model on a real world, for the engine's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtzoo.recipe import Recipe, load_recipe
+
+# Norms that treat samples one by one, so that sharing a batch among processes changes nothing.
+TINY = """
+seed: 3
+data: {name: shapes, resolution: 32, frames: 8}
+model:
+  name: dual_mtgan
+  content_encoder: {name: dcgan, width: 4, content_dim: 8, norm: instance}
+  motion_encoder: {name: c3d, width: 4, motion_dim: 4, norm: instance}
+  motion_generator: {name: lstm, frame_motion_dim: 4}
+  image_generator: {name: dcgan, width: 4, norm: instance}
+  image_discriminator: {name: pair, width: 4}
+  video_discriminator: {name: c3d, width: 4}
+objective: {name: dual_mtgan, motion_start: 2, adversarial_start: 3}
+engine:
+  steps: 4
+  batch_size: 4
+  accelerator: cpu
+  workers: 0
+  log_every: 2
+  health_every: 0
+  sample_every: 0
+  evaluate_every: 0
+  evaluate_pairs: 2
+  checkpoint_every: 100
+"""
+
+
+def tiny(folder: Path, **engine: object) -> Recipe:
+    """The tiny recipe with engine options changed."""
+    path = folder / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return load_recipe(path, [f"--engine.{name}={value}" for name, value in engine.items()])
+
+
+def newest(run: Path) -> dict[str, Any]:
+    """The state in a run's newest checkpoint."""
+    path = max((run / "checkpoints").glob("step_*.ckpt"))
+    return torch.load(path, weights_only=True)
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in a state, by path."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from leaves(inner, f"{name}/{index}")
+    else:
+        yield name, value
+
+
+# What is about the machine or the clock, not about the training.
+_APART = ("/seconds", "/versions", "/recipe")
+
+
+def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
+    """Paths at which two states differ by a bit."""
+    first = {k: v for k, v in leaves(one) if not k.startswith(_APART)}
+    second = {k: v for k, v in leaves(two) if not k.startswith(_APART)}
+    assert len([v for v in first.values() if isinstance(v, torch.Tensor)]) > 100
+    found = sorted(set(first) ^ set(second))
+    for name in first.keys() & second.keys():
+        a, b = first[name], second[name]
+        same = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        if not same:
+            found.append(name)
+    return found
