@@ -328,6 +328,18 @@ def test_starts_and_ramp():
     torch.testing.assert_close(loss.detach(), expected)
 
 
+def test_kl_grows_linearly_to_its_weight():
+    model, batch, draws = make(judges=False)
+    losses = {}
+    for step in (0, 1, 3, 9):
+        objective = DualMTGANObjective(
+            kl_ramp=4, lambda_1=0.0, lambda_kl=2.0, lambda_i=0.0, lambda_v=0.0
+        )
+        losses[step], terms = run(objective, model, batch, draws, step)[1]["generator"]
+    for step, factor in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)):
+        assert losses[step].item() == pytest.approx(2.0 * factor * terms["kl"].item())
+
+
 def test_target_videos_random_shows_one_kind_and_takes_both_in_turn():
     model, batch, _ = make()
     objective = DualMTGANObjective(target_videos="random")

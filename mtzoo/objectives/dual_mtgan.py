@@ -169,6 +169,9 @@ class DualMTGANObjective(Objective):
         motion_gradient: Where L_M's gradient goes. ``all``: everywhere, as Eq. 7 reads, with a
             constant E_M as its trivial minimum; ``detach_target``: not into the target;
             ``freeze_encoder``: only into the generated videos, E_M judges but does not learn.
+        kl_ramp: Steps over which L_KL's weight grows linearly from 0 to lambda_kl (annealing after
+            Bowman et al. 2016). At full weight from step 0 the code collapses onto the prior
+            before the generators have learned to use it; once they have, it is worth its nats.
         target_videos: Which V~_y the discriminators see ("either one of" in the paper):
             ``both``, or ``random``: V~_{y,d} or V~_{y,s}, drawn once a step.
         motion_start: First step with L_M.
@@ -189,6 +192,7 @@ class DualMTGANObjective(Objective):
         adversarial: AdversarialForm = "non_saturating",
         reconstruction: Literal["l1", "l2"] = "l1",
         kl_reduction: Literal["sum", "mean"] = "sum",
+        kl_ramp: int = 0,
         motion_target: Literal["mean", "sample"] = "sample",
         motion_gradient: Literal["all", "detach_target", "freeze_encoder"] = "freeze_encoder",
         target_videos: Literal["both", "random"] = "both",
@@ -203,6 +207,7 @@ class DualMTGANObjective(Objective):
             "lambda_v": lambda_v,
             "content_weight": content_weight,
             "motion_weight": motion_weight,
+            "kl_ramp": kl_ramp,
             "motion_start": motion_start,
             "adversarial_start": adversarial_start,
             "adversarial_ramp": adversarial_ramp,
@@ -216,6 +221,7 @@ class DualMTGANObjective(Objective):
         self.adversarial: AdversarialForm = adversarial
         self.reconstruction: Literal["l1", "l2"] = reconstruction
         self.kl_reduction: Literal["sum", "mean"] = kl_reduction
+        self.kl_ramp = kl_ramp
         self.motion_target = motion_target
         self.motion_gradient = motion_gradient
         self.target_videos = target_videos
@@ -353,9 +359,7 @@ class DualMTGANObjective(Objective):
             terms["motion"] = motion
 
         if self._judging(model, step):
-            ramp = 1.0
-            if self.adversarial_ramp:
-                ramp = min(1.0, (step - self.adversarial_start + 1) / self.adversarial_ramp)
+            ramp = _grown(step - self.adversarial_start, self.adversarial_ramp)
             targets = self._targets(shared, draws)
             if model.image_discriminator is not None and self.total.lambda_i > 0:
                 conditions = [batch.video[:, 0]] + [batch.target] * len(targets)
@@ -384,7 +388,7 @@ class DualMTGANObjective(Objective):
             self.content_weight * content,
             reconstruction,
             self.motion_weight * motion,
-            kl,
+            _grown(step, self.kl_ramp) * kl,
             image,
             video,
         )
@@ -441,6 +445,11 @@ class DualMTGANObjective(Objective):
             "content_within": codes.std(1, unbiased=False).mean(),
             "sample_spread": (one - two).abs().float().mean(),
         }
+
+
+def _grown(steps: int, ramp: int) -> float:
+    """Factor of a term that grows linearly to 1 over ``ramp`` steps; the first has 1/ramp."""
+    return min(1.0, (steps + 1) / ramp) if ramp else 1.0
 
 
 def _pick(video: Tensor, draws: Draws, stream: int) -> Tensor:

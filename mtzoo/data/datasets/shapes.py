@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mtzoo.data.worlds.base import WorldPairs
+from mtzoo.data.worlds.base import BACKGROUNDS, WorldPairs
+from mtzoo.data.worlds.shapes import FAMILIES, KINDS
 from mtzoo.data.worlds.shapes import Shapes as World
 from mtzoo.registries import datasets
 from mtzoo.registry import Card
+
+Kind = Literal["disc", "square", "triangle", "hexagon", "star", "cross", "heart", "clover"]
+Family = Literal["circle", "sway", "hop", "zoom", "spin", "bounce"]
+Background = Literal["linear", "radial", "stripes", "checks"]
 
 
 @datasets.register(
@@ -37,6 +42,10 @@ class Shapes(WorldPairs):
         target_frame: Which frame of V_y is the target: any, or the first.
         speed: Time from frame to frame. At 1.0 one turn of a motion takes 8 to 18 frames.
         size: What ``len`` says; 10000 for training and 256 for testing if not given.
+        kinds: The shapes there are.
+        families: The motions there are.
+        backgrounds: The grounds there are.
+        scale: Factor on the size of all shapes, 0.5 to 1.5.
 
     Raises:
         MtzooError: An option is out of range.
@@ -52,9 +61,13 @@ class Shapes(WorldPairs):
         target_frame: Literal["random", "first"] = "random",
         speed: float = 1.0,
         size: int | None = None,
+        kinds: tuple[Kind, ...] = KINDS,
+        families: tuple[Family, ...] = FAMILIES,
+        backgrounds: tuple[Background, ...] = BACKGROUNDS,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(
-            World(),
+            World(kinds=kinds, families=families, backgrounds=backgrounds, scale=scale),
             split,
             seed,
             resolution=resolution,

@@ -7,6 +7,7 @@ tell. So the shape here fills much of the frame, and what it does moves many pix
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,9 @@ from mtzoo.data.worlds.base import (
     pixel_axis,
     sine,
     steady,
+    subset,
 )
+from mtzoo.errors import MtzooError
 
 KINDS = ("disc", "square", "triangle", "hexagon", "star", "cross", "heart", "clover")
 MARKS = ("spot", "cap", "band")
@@ -119,10 +122,34 @@ class Shapes(World[ShapesContent, ShapesMotion]):
     Six families of motion: going round a circle, swaying along a line and leaning into it,
     hopping sideways, zooming in and out, spinning on the spot, bouncing off the frame's walls.
     Rates, reaches, phases and directions are drawn; one turn takes 8 to 18 frames.
+
+    Args:
+        kinds: The shapes there are, of ``KINDS``.
+        families: The motions there are, of ``FAMILIES``.
+        backgrounds: The grounds there are, of ``BACKGROUNDS``.
+        scale: Factor on the size of all shapes, 0.5 to 1.5.
+
+    Raises:
+        MtzooError: A name is unknown, none is given, or the scale is out of range.
     """
 
     content_numbers = 17
     motion_numbers = 13
+
+    def __init__(
+        self,
+        *,
+        kinds: Sequence[str] = KINDS,
+        families: Sequence[str] = FAMILIES,
+        backgrounds: Sequence[str] = BACKGROUNDS,
+        scale: float = 1.0,
+    ) -> None:
+        self.kinds = subset(kinds, KINDS, "kind of shape")
+        self.families = subset(families, FAMILIES, "family of motions")
+        self.backgrounds = subset(backgrounds, BACKGROUNDS, "background")
+        if not 0.5 <= scale <= 1.5:
+            raise MtzooError(f"world shapes: scale {scale} is not supported; use 0.5 to 1.5")
+        self.scale = scale
 
     def content(self, numbers: Tensor) -> ShapesContent:
         """Map uniform ``(N, 17)`` to contents: bright or dark shapes on the opposite ground."""
@@ -149,12 +176,12 @@ class Shapes(World[ShapesContent, ShapesMotion]):
         )
         turn = u[11].double() * (2 * math.pi)
         return ShapesContent(
-            kind=choice(u[12], len(KINDS)),
-            radius=between(u[13], 0.46, 0.6),
+            kind=self.kinds[choice(u[12], len(self.kinds))],
+            radius=between(u[13], 0.46 * self.scale, 0.6 * self.scale),
             fill=fill,
             mark=choice(u[14], len(MARKS)),
             mark_colour=mark_colour,
-            background=choice(u[15], len(BACKGROUNDS)),
+            background=self.backgrounds[choice(u[15], len(self.backgrounds))],
             ground=ground,
             direction=steady(torch.stack([turn.cos(), turn.sin()], dim=1)),
             waves=between(u[16], 0.5, 1.2),
@@ -163,7 +190,7 @@ class Shapes(World[ShapesContent, ShapesMotion]):
     def motion(self, numbers: Tensor) -> ShapesMotion:
         """Map uniform ``(N, 13)`` to motions; every family uses the numbers in its own way."""
         u = numbers.unbind(1)
-        family = choice(u[0], len(FAMILIES))
+        family = self.families[choice(u[0], len(self.families))]
         circle, sway, hop, zoom, spin, bounce = (family == i for i in range(len(FAMILIES)))
         zero = torch.zeros_like(u[0])
         sign = torch.where(u[1] < 0.5, -1.0, 1.0)
