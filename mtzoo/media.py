@@ -25,13 +25,16 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import av
+import av.container
+import av.error
+import av.logging
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -103,6 +106,10 @@ class Clip(NamedTuple):
     frames: Tensor
     fps: float
     skipped: int
+
+
+# Frames with the time in seconds at which each appears; closing it closes the file.
+_Shown = Generator[tuple[float, Image.Image], None, None]
 
 
 @dataclass
@@ -195,8 +202,9 @@ def read_video(
     report = _Report()
     shown = _frames(path, report, resolution)
     fitted = ((time, _flatten(_fit(image, resolution, crop))) for time, image in shown)
-    resample = fps is not None and not path.is_dir()
-    pictures = _resample(fitted, report, fps) if resample else (image for _, image in fitted)
+    pictures = (image for _, image in fitted)
+    if fps is not None and not path.is_dir():
+        pictures = _resample(fitted, report, fps)
     gathered: list[Tensor] = []
     size = 0
     with contextlib.closing(shown):
@@ -481,9 +489,7 @@ def _is_video(path: Path) -> bool:
         return False
 
 
-def _frames(
-    path: Path, report: _Report, resolution: int | None
-) -> Iterator[tuple[float, Image.Image]]:
+def _frames(path: Path, report: _Report, resolution: int | None) -> _Shown:
     """Frames (RGB or RGBA) with the time in seconds at which each appears, from 0."""
     if path.is_dir():
         source = _folder_frames(path, report, resolution)
@@ -523,7 +529,7 @@ def _animated(path: Path) -> bool | None:
         return None
 
 
-def _animation_frames(path: Path, report: _Report) -> Iterator[tuple[float, Image.Image]]:
+def _animation_frames(path: Path, report: _Report) -> _Shown:
     with _picture(path) as image:
         count, elapsed = 0, 0.0  # frames and milliseconds
         default = 1000 / FOLDER_FPS if image.format == "TIFF" else 100.0
@@ -547,9 +553,7 @@ def _animation_frames(path: Path, report: _Report) -> Iterator[tuple[float, Imag
             yield start, _eight_bit(image.copy())
 
 
-def _folder_frames(
-    path: Path, report: _Report, resolution: int | None
-) -> Iterator[tuple[float, Image.Image]]:
+def _folder_frames(path: Path, report: _Report, resolution: int | None) -> _Shown:
     try:
         names = sorted(
             (p for p in path.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != "."),
@@ -593,7 +597,7 @@ def _container(file: object) -> av.container.InputContainer:
     )
 
 
-def _video_frames(path: Path, report: _Report) -> Iterator[tuple[float, Image.Image]]:
+def _video_frames(path: Path, report: _Report) -> _Shown:
     unreadable = (
         f"{path} is not a video that can be read (MP4, MOV, AVI, MKV, WebM, MPEG, GIF, ...): "
     )

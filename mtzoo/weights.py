@@ -13,7 +13,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import safetensors
 import safetensors.torch
@@ -201,7 +201,7 @@ def _check_config(config: object, where: Path) -> None:
         raise MtzooError(f"{where}: the section 'model' is missing or not a mapping")
 
 
-def _whole(value: object) -> bool:
+def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 

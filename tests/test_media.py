@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import resource
+import struct
 import tempfile
 import threading
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -186,8 +188,11 @@ def test_large_pictures_work_and_larger_ones_are_refused(tmp_path: Path) -> None
     Image.new("RGB", (8000, 8000), (90, 90, 90)).save(tmp_path / "a.jpg")
     for name in ("a.png", "a.jpg"):
         assert (media.read_image(tmp_path / name, resolution=64) == 90).all()
-    Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
-    Image.new("1", (12000, 9000)).save(tmp_path / "over.png")
+    for name, side in (("bomb.png", 60000), ("over.png", 11000)):
+        header = struct.pack(">4s2I5B", b"IHDR", side, side, 8, 2, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+        data = struct.pack(">I4s", 1 << 20, b"IDAT") + bytes(1 << 20)
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + data)
     for name in ("bomb.png", "over.png"):
         for read in (media.read_image, media.read_video):
             with pytest.raises(MtzooError) as error:

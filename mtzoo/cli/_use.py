@@ -1,0 +1,117 @@
+"""What ``transfer`` and ``sample`` share: checks of arguments, the model, and writing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtzoo.errors import MtzooError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mtzoo.interfaces import Model
+
+MAX_FRAMES = 4096
+"""A longer clip in one piece is a slip of the keyboard."""
+
+SHOWN = 256
+"""Least side in pixels at which a clip is written unless a scale is given."""
+
+
+def check_count(option: str, value: int | None, most: int = MAX_FRAMES) -> None:
+    """Refuse a count that is given and not in 1 to ``most``."""
+    if value is not None and not 1 <= value <= most:
+        raise MtzooError(f"{option} must lie between 1 and {most}, not {value}")
+
+
+def check_rate(value: float | None) -> None:
+    """Refuse a rate that is given and not above 0 and up to 1000 frames a second."""
+    if value is not None and not (math.isfinite(value) and 0 < value <= 1000):
+        raise MtzooError(f"--fps must lie above 0 and be at most 1000, not {value}")
+
+
+def check_seed(value: int) -> None:
+    """Refuse a seed that torch's generators cannot hold."""
+    if not 0 <= value < 2**63:
+        raise MtzooError(f"--seed must lie between 0 and 2**63 - 1, not {value}")
+
+
+def check_output(path: str, scale: int | None) -> Path:
+    """Return the output's path when it can be written and the scale is possible."""
+    from mtzoo import media
+
+    check_count("--scale", scale, most=32)
+    return media.check_output(path)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise MtzooError("--device cuda: torch finds no NVIDIA GPU; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
+def load(path: str, device: torch.device) -> tuple[Model, dict[str, Any]]:
+    """Return the model of a run or weights folder and its configuration."""
+    from mtzoo.weights import load_model, read_config
+
+    return load_model(path, device=device), read_config(path)
+
+
+@contextlib.contextmanager
+def computing(device: torch.device) -> Iterator[None]:
+    """Turn running out of memory into one line with the way out."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise MtzooError(
+            "the GPU's memory is too small for this; take fewer --frames or --device cpu"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise MtzooError("memory is too small for this; take fewer --frames") from error
+
+
+def to_video(frames: Tensor, channels: int) -> Tensor:
+    """Turn uint8 ``(T, H, W, 3)`` into a batch of one, ``(1, T, C, H, W)`` in [-1, 1].
+
+    Grey models (one channel) see the luma of ITU-R BT.601.
+    """
+    import torch
+
+    from mtzoo.interfaces import as_video
+
+    if channels == 1:
+        luma = frames.float() @ torch.tensor([0.299, 0.587, 0.114])
+        frames = luma.round().to(torch.uint8)[..., None]
+    elif channels != 3:
+        raise MtzooError(f"the model takes {channels} channels; pictures have 3, or 1 in grey")
+    return as_video(frames[None])
+
+
+def finite(video: Tensor, model: str) -> Tensor:
+    """Return ``video`` unless the model answered with something that is no number."""
+    if not video.isfinite().all():
+        raise MtzooError(
+            f"the model in {model} gives values that are not finite; its training went wrong, "
+            "take an earlier checkpoint"
+        )
+    return video
+
+
+def write_clip(path: Path, frames: Tensor, fps: float, scale: int | None, side: int) -> None:
+    """Write a clip whose single pictures are ``side`` pixels wide, large enough to look at."""
+    from mtzoo import media
+
+    media.write(path, frames, fps=fps, scale=scale or max(1, math.ceil(SHOWN / side)))
