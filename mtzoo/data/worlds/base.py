@@ -20,7 +20,7 @@ import abc
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -168,6 +168,19 @@ def choice(numbers: Tensor, count: int) -> Tensor:
     return (numbers * count).floor().to(torch.int64).clamp_(0, count - 1)
 
 
+def subset(names: Sequence[str], known: Sequence[str], what: str) -> Tensor:
+    """Indices of ``names`` in ``known``, int64, for a world that draws from some of its factors.
+
+    Raises:
+        MtzooError: A name is unknown, or there is none.
+    """
+    if not names:
+        raise MtzooError(f"no {what} is given; choose from {', '.join(known)}")
+    for name in names:
+        _check_choice(name, tuple(known), what, "world")
+    return torch.tensor([list(known).index(name) for name in names])
+
+
 def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Colours ``(N, 3)`` RGB in [0, 1] from hue (in turns, any real), saturation and value."""
     offsets = torch.tensor([5.0, 3.0, 1.0])
@@ -244,11 +257,54 @@ def paint(canvas: Tensor, cover: Tensor, colour: Tensor) -> Tensor:
     Args:
         canvas: ``(N, T, 3, H, W)`` in [0, 255].
         cover: ``(N, T, H, W)`` in [0, 1].
-        colour: ``(N, 3)`` or anything that broadcasts from ``(N, 1, 3, 1, 1)``, in [0, 255].
+        colour: ``(N, 3)`` or ``(3,)`` in [0, 255].
     """
-    if colour.dim() == 2:
-        colour = colour[:, None, :, None, None]
+    colour = colour.view(-1, 1, 3, 1, 1)
     return canvas.add_((colour - canvas).mul_(cover.unsqueeze(2)))
+
+
+class Window(NamedTuple):
+    """A rectangle of a canvas, elsewhere in every frame, to paint small things fast.
+
+    Attributes:
+        canvas: ``(N, T, 3, h, w)``, a copy of what the rectangles show.
+        x: Pixel centres ``(N, T, 1, w)``.
+        y: Pixel centres ``(N, T, h, 1)``.
+        index: ``(N*T, 1, h*w)`` where in a frame the pixels belong.
+    """
+
+    canvas: Tensor
+    x: Tensor
+    y: Tensor
+    index: Tensor
+
+    @classmethod
+    def of(
+        cls, canvas: Tensor, axis: Tensor, centre: tuple[Tensor, Tensor], half: tuple[float, float]
+    ) -> Window:
+        """Copy rectangles of half-width and half-height ``half`` about ``centre`` ``(N, T)``.
+
+        Rectangles that stick out of the frame are moved inside.
+        """
+        n, t, _, side, _ = canvas.shape
+        width, height = (min(side, math.ceil(extent * side) + 1) for extent in half)
+        left = ((centre[0] + 1.0) * (side / 2) - width / 2).round().clamp_(0, side - width)
+        top = ((1.0 - centre[1]) * (side / 2) - height / 2).round().clamp_(0, side - height)
+        columns = left.to(torch.int64)[..., None] + torch.arange(width)
+        rows = top.to(torch.int64)[..., None] + torch.arange(height)
+        index = (rows[..., :, None] * side + columns[..., None, :]).view(n * t, 1, -1)
+        patch = canvas.view(n * t, 3, -1).gather(2, index.expand(-1, 3, -1))
+        return cls(
+            patch.view(n, t, 3, height, width),
+            axis[columns][..., None, :],
+            axis.flip(0)[rows][..., :, None],
+            index,
+        )
+
+    def put_back(self, canvas: Tensor) -> None:
+        """Write what was painted into the canvas that the window was made of."""
+        frames = canvas.view(len(self.index), 3, -1)
+        frames.scatter_(2, self.index.expand(-1, 3, -1), self.canvas.view(len(self.index), 3, -1))
 
 
 class WorldPairs(PairDataset):
