@@ -31,7 +31,8 @@ def _check_name(model: str) -> None:
         )
     known = [*timm.list_models(), *timm.list_pretrained()] if base != model else timm.list_models()
     raise MtzooError(
-        f"{WHO}: timm {timm.__version__} has no model {model!r}.{did_you_mean(model, known)} "
+        f"{WHO}: timm {timm.__version__} has no model {model!r}."
+        f"{did_you_mean(model.lower(), known)} "
         "timm.list_models() lists all names"
     )
 
@@ -59,13 +60,18 @@ def _backbone(model: str, pretrained: bool, resolution: int, channels: int) -> n
             f"{WHO}: timm has no pretrained weights for {model!r}; set pretrained to false"
         )
     try:
-        return _build(model, pretrained, resolution, channels)
+        backbone = _build(model, False, resolution, channels)
     except Exception as error:
-        if not pretrained:
-            raise MtzooError(
-                f"{WHO}: {model!r} cannot be built for {resolution}x{resolution} images "
-                f"({_one_line(error)}); choose another model or resolution"
-            ) from error
+        raise MtzooError(
+            f"{WHO}: {model!r} cannot be built for {resolution}x{resolution} images with "
+            f"{channels} channels ({_one_line(error)}); choose another model or resolution"
+        ) from error
+    if not pretrained:
+        return backbone
+    try:
+        # Built twice, so that whatever goes wrong here is about the weights.
+        return _build(model, True, resolution, channels)
+    except Exception as error:
         cfg = timm.get_pretrained_cfg(model)
         source = getattr(cfg, "hf_hub_id", None) or getattr(cfg, "url", None) or model
         raise MtzooError(
