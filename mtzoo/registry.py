@@ -95,17 +95,17 @@ class Registry:
         def decorate(target: T) -> T:
             owner = self._owner(name)
             known = self._entries.get(name)
-            if known is not None and known.target.__qualname__ != target.__qualname__:
+            origin = f"{target.__module__}.{target.__qualname__}"
+            if known is not None and known.origin != origin:
                 raise MtzooError(
                     f"{self.title} {name!r} is already registered by {known.origin}; "
                     "choose another name"
                 )
-            if owner is not None and target.__module__ != owner:
+            if owner is not None and not f"{target.__module__}.".startswith(f"{owner}."):
                 raise MtzooError(
                     f"{self.title} {name!r} belongs to {owner} and cannot be replaced by "
-                    f"{target.__module__}.{target.__qualname__}; choose another name"
+                    f"{origin}; choose another name"
                 )
-            origin = f"{target.__module__}.{target.__qualname__}"
             self._store.register(name, func=target)
             self._entries[name] = Entry(self.kind, name, target, card, origin)
             return target
@@ -196,8 +196,11 @@ class Registry:
             self.register(name, card)(target)
 
     def _owner(self, name: str) -> str | None:
-        """Dotted module that a built-in or plug-in name belongs to, if any."""
+        """Built-in module or plug-in's top-level package that a name belongs to, if any.
+
+        A package may offer a class from where it re-exports it, hence not the exact module.
+        """
         if name in self.builtins():
             return f"{self._package}.{name}"
         point = self.plugins().get(name)
-        return point.module if point else None
+        return point.module.partition(".")[0] if point else None
