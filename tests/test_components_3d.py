@@ -1,0 +1,404 @@
+"""What the 3D and recurrent components promise beyond the common contract."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool3d
+from torch.nn.utils import parametrize
+
+from mtzoo import MtzooError
+from mtzoo.components.motion_generators.gru import GRUMotionGenerator
+from mtzoo.components.motion_generators.lstm import LSTMMotionGenerator
+from mtzoo.components.motion_generators.transformer import TransformerMotionGenerator
+from mtzoo.components.video_discriminators.c3d import C3DVideoDiscriminator
+from mtzoo.components.video_discriminators.patch3d import Patch3DVideoDiscriminator
+from mtzoo.components.video_discriminators.r2plus1d import R2Plus1DVideoDiscriminator
+from mtzoo.interfaces import Component, MotionEncoder, VideoDiscriminator
+from mtzoo.nn.blocks3d import GaussianHead, between, pool_to
+from mtzoo.nn.recurrent import LSTM
+from mtzoo.nn.time import time_features
+from mtzoo.registries import motion_encoders, video_discriminators
+
+ENTRIES = ("every_step", "first_step", "initial_state")
+DISCRIMINATORS = (C3DVideoDiscriminator, Patch3DVideoDiscriminator, R2Plus1DVideoDiscriminator)
+
+
+def video(batch: int, frames: int, seed: int = 0) -> Tensor:
+    source = torch.Generator().manual_seed(seed)
+    frames_last = torch.rand(batch, frames, 32, 32, 3, generator=source) * 2 - 1
+    return frames_last.permute(0, 1, 4, 2, 3)
+
+
+def encoder(name: str, **options: object) -> MotionEncoder:
+    torch.manual_seed(0)
+    return motion_encoders.get(name)(32, 3, width=4, motion_dim=5, **options)
+
+
+def discriminator(target: type[VideoDiscriminator], **options: object) -> VideoDiscriminator:
+    torch.manual_seed(0)
+    return target(32, 3, width=4, **options)
+
+
+def lstm(**options: object) -> LSTMMotionGenerator:
+    torch.manual_seed(0)
+    sizes = {"hidden": 8, "layers": 1, "frame_motion_dim": 5, "time_dim": 4}
+    return LSTMMotionGenerator(6, **{**sizes, **options})
+
+
+def assert_all_learn(component: Component) -> None:
+    for key, parameter in component.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.any(), key
+
+
+# The blocks
+
+
+def test_time_features_by_hand() -> None:
+    features = time_features(3, 4, like=torch.zeros(1))  # periods 4 and 256
+    slow = 2 * math.pi / 256
+    expected = [
+        [0.0, 0.0, 1.0, 1.0],
+        [1.0, math.sin(slow), 0.0, math.cos(slow)],
+        [0.0, math.sin(2 * slow), -1.0, math.cos(2 * slow)],
+    ]
+    torch.testing.assert_close(features, torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+def test_time_features_know_the_frame_alone() -> None:
+    like = torch.zeros(1, dtype=torch.float64)
+    features = time_features(200, 8, like)
+    assert features.dtype == like.dtype
+    assert torch.equal(features[:16], time_features(16, 8, like))
+    distances = torch.cdist(features, features).fill_diagonal_(1.0)
+    assert distances.min() > 0.01, "two frames look alike"
+
+
+@given(
+    frames=st.integers(1, 9),
+    side=st.integers(1, 6),
+    time=st.integers(1, 5),
+    space=st.integers(1, 4),
+)
+def test_pooling_is_adaptive_average_pooling(frames: int, side: int, time: int, space: int) -> None:
+    source = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, frames, side, side, generator=source)
+    expected = adaptive_avg_pool3d(features, (time, space, space))
+    torch.testing.assert_close(pool_to(features, time, space), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_width_between_factors_is_the_papers() -> None:
+    # Tran et al. 2018: 64 to 64 channels, 3x3x3, give 144 in between.
+    assert between(64, 64, 3, 3) == 144
+    assert between(1, 1, 3, 3) >= 1
+
+
+def test_head_keeps_order_and_places_unless_told_to_average() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 3, 8, 4, 4)
+    sizes = {"channels": 3, "motion_dim": 5, "initial_sigma": 0.3}
+    for time_bins, space_bins in product((1, 4), (1, 4)):
+        head = GaussianHead(time_bins=time_bins, space_bins=space_bins, **sizes)
+        mean, _ = head(features)
+        backwards, _ = head(features.flip(2))
+        mirrored, _ = head(features.flip(4))
+        assert torch.allclose(mean, backwards, atol=1e-5) == (time_bins == 1)
+        assert torch.allclose(mean, mirrored, atol=1e-5) == (space_bins == 1)
+
+
+def test_forget_gates_start_open() -> None:
+    layer = LSTM(3, 4, 2)
+    for depth in range(2):
+        bias = getattr(layer, f"bias_ih_l{depth}") + getattr(layer, f"bias_hh_l{depth}")
+        assert bias.tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8  # input, forget, cell, output
+
+
+# Motion encoders
+
+every_encoder = pytest.mark.parametrize("name", motion_encoders.builtins())
+
+
+@every_encoder
+@pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
+def test_encoder_takes_one_short_clip_with_any_norm(name: str, norm: str) -> None:
+    component = encoder(name, norm=norm).train()
+    mean, log_variance = component(video(1, 2))
+    (mean.square().sum() + log_variance.square().sum()).backward()
+    assert_all_learn(component)
+
+
+@every_encoder
+def test_encoder_halves_time_as_told(name: str) -> None:
+    clip = video(1, 9).transpose(1, 2)
+    for halvings, left in ((0, 9), (1, 5), (2, 3)):
+        features = encoder(name, time_halvings=halvings).features(clip)
+        assert features.shape[2:] == (left, 4, 4)
+    for wrong in (-1, 3):
+        with pytest.raises(MtzooError, match=rf"{name}.*time_halvings is {wrong}; .* 0 to 2"):
+            encoder(name, time_halvings=wrong)
+
+
+@every_encoder
+def test_posterior_starts_where_it_is_told_to(name: str) -> None:
+    component = encoder(name, initial_sigma=0.5)
+    mean, log_variance = component(video(8, 5))
+    torch.testing.assert_close(
+        (0.5 * log_variance).exp(), torch.full((8, 5), 0.5), rtol=0, atol=0.05
+    )
+    assert 0.05 < mean.std() < 5
+    with pytest.raises(MtzooError, match="initial_sigma must be above 0"):
+        encoder(name, initial_sigma=0.0)
+
+
+@every_encoder
+def test_encoder_hears_the_arrow_of_time(name: str) -> None:
+    component = encoder(name).eval()
+    clip = video(1, 16)
+    with torch.no_grad():
+        forwards, backwards = component(clip).mean, component(clip.flip(1)).mean
+    assert (forwards - backwards).abs().max() > 0.01
+
+
+@every_encoder
+def test_encoder_learns_where_things_go(name: str) -> None:
+    # A bright square moves left or right; two dozen steps are enough to read off which.
+    def clips(count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        side = torch.randint(2, (count,), generator=source) * 2 - 1
+        row = torch.randint(0, 24, (count,), generator=source)
+        frames = torch.full((count, 4, 3, 32, 32), -1.0)
+        for i, t in product(range(count), range(4)):
+            column = 12 + int(side[i]) * (4 * t - 6)
+            frames[i, t, :, row[i] : row[i] + 8, column : column + 8] = 1.0
+        return frames, side.float()
+
+    source = torch.Generator().manual_seed(0)
+    component = encoder(name, time_bins=2).train()
+    optimiser = torch.optim.Adam(component.parameters(), 3e-3)
+    for _ in range(24):
+        clip, side = clips(8, source)
+        loss = (component(clip).mean[:, 0] - side).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    clip, side = clips(16, source)
+    with torch.no_grad():
+        assert (component(clip).mean[:, 0].sign() == side).float().mean() > 0.9
+
+
+# Motion generators
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("time_input", [True, False])
+def test_lstm_is_the_cell_unrolled(entry: str, time_input: bool) -> None:
+    component = lstm(entry=entry, time_input=time_input, output_norm="none")
+    code = torch.randn(2, 6)
+    cell = nn.LSTMCell(component.lstm.input_size, 8)
+    cell.load_state_dict(
+        {key.removesuffix("_l0"): value for key, value in component.lstm.state_dict().items()}
+    )
+    state = (torch.zeros(2, 8), torch.zeros(2, 8))
+    if entry == "initial_state":
+        hidden, memory = component.state(code).chunk(2, dim=1)
+        state = (hidden.tanh(), memory)
+    expected = []
+    for t in range(7):
+        parts = [torch.zeros(2, 0)]
+        if entry != "initial_state":
+            parts.append(code if entry == "every_step" or t == 0 else torch.zeros_like(code))
+        if time_input:
+            parts.append(time_features(7, 4, like=code)[t].expand(2, -1))
+        step = torch.cat(parts, dim=1)
+        state = cell(step if step.shape[1] else torch.ones(2, 1), state)
+        expected.append(component.output(state[0]))
+    torch.testing.assert_close(component(code, 7), torch.stack(expected, dim=1))
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("time_input", [True, False])
+def test_lstm_learns_however_the_code_enters(entry: str, time_input: bool) -> None:
+    component = lstm(entry=entry, time_input=time_input, layers=2)
+    code = torch.randn(3, 6, requires_grad=True)
+    unrolled = component(code, 9)
+    (unrolled * torch.randn_like(unrolled)).sum().backward()
+    assert_all_learn(component)
+    # The code reaches every frame, the last one too.
+    code.grad = None
+    component(code, 9)[:, -1].square().mul(torch.arange(5.0)).sum().backward()
+    assert code.grad.any()
+
+
+def test_output_norm_gives_unit_variance() -> None:
+    code = torch.randn(3, 6)
+    normed, plain = lstm(output_norm="layer")(code, 4), lstm(output_norm="none")(code, 4)
+    torch.testing.assert_close(normed.var(dim=2, correction=0), torch.ones(3, 4), rtol=0, atol=0.01)
+    assert plain.var(dim=2, correction=0).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    "component",
+    [
+        *(lstm(entry=entry, time_input=time) for entry in ENTRIES for time in (True, False)),
+        TransformerMotionGenerator(6, width=16, heads=2, layers=2, frame_motion_dim=5),
+    ],
+    ids=lambda c: f"{type(c).__name__}-{getattr(c, 'entry', '')}-{getattr(c, 'time_dim', '')}",
+)
+def test_longer_clips_begin_with_the_shorter(component: Component) -> None:
+    code = torch.randn(3, 6)
+    with torch.no_grad():
+        longer = component(code, 40)
+        for frames in (1, 2, 16):
+            torch.testing.assert_close(
+                component(code, frames), longer[:, :frames], rtol=1e-4, atol=1e-5
+            )
+    assert longer.isfinite().all()
+    moved = (longer[:, 1:] - longer[:, :-1]).abs().amax(dim=(0, 2))
+    assert moved[:16].min() > 1e-5, "two frames in a row are the same"
+
+
+def test_gru_noise_comes_from_the_generator() -> None:
+    torch.manual_seed(0)
+    component = GRUMotionGenerator(6, hidden=8, frame_motion_dim=5, noise_dim=3, time_dim=4)
+    code = torch.randn(2, 6)
+
+    def unroll(seed: int) -> Tensor:
+        return component(code, 9, torch.Generator().manual_seed(seed))
+
+    before = torch.get_rng_state()
+    first = unroll(1)
+    assert torch.equal(torch.get_rng_state(), before), "the global generator was drawn from"
+    assert torch.equal(first, unroll(1))
+    assert not torch.allclose(first, unroll(2), atol=1e-3)
+    torch.manual_seed(3)
+    free = component(code, 9)
+    assert not torch.equal(free, component(code, 9))
+    torch.manual_seed(3)
+    assert torch.equal(free, component(code, 9))
+
+
+def test_gru_noise_is_fresh_for_each_step_and_sample() -> None:
+    torch.manual_seed(0)
+    component = GRUMotionGenerator(6, hidden=8, noise_dim=3, time_input=False)
+    seen = []
+    component.gru.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    code = torch.randn(2, 6)
+    component(code, 5, torch.Generator().manual_seed(0))
+    codes, noise = seen[0].split((6, 3), dim=2)
+    assert torch.equal(codes, code[:, None].expand(-1, 5, -1))
+    assert len(noise.flatten().unique()) == noise.numel()
+
+
+def test_transformer_wants_heads_that_share_the_width() -> None:
+    with pytest.raises(MtzooError, match="width 10 cannot be shared by 4 heads"):
+        TransformerMotionGenerator(6, width=10, heads=4)
+    with pytest.raises(MtzooError, match="width must be positive and even, not 15"):
+        TransformerMotionGenerator(6, width=15, heads=3)
+
+
+# Video discriminators
+
+every_discriminator = pytest.mark.parametrize("target", DISCRIMINATORS)
+
+
+def test_all_discriminators_are_here() -> None:
+    found = {video_discriminators.get(name) for name in video_discriminators.builtins()}
+    assert found == set(DISCRIMINATORS)
+
+
+@every_discriminator
+@pytest.mark.parametrize("temporal_stride", [1, 2])
+def test_every_frame_counts(target: type[VideoDiscriminator], temporal_stride: int) -> None:
+    component = discriminator(target, temporal_stride=temporal_stride)
+    for frames in (4, 5, 6, 7, 8, 11, 16):
+        clip = video(1, frames).requires_grad_()
+        component(clip).sum().backward()
+        assert clip.grad.abs().amax(dim=(0, 2, 3, 4)).min() > 0, f"a frame of {frames} is unseen"
+
+
+@every_discriminator
+@pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
+@pytest.mark.parametrize("spectral_norm", [True, False])
+def test_discriminator_norms(
+    target: type[VideoDiscriminator], norm: str, spectral_norm: bool
+) -> None:
+    component = discriminator(target, norm=norm, spectral_norm=spectral_norm).train()
+    logits = component(video(1, 4))
+    (logits * torch.randn_like(logits)).sum().backward()
+    assert_all_learn(component)
+    convolutions = [m for m in component.modules() if isinstance(m, nn.Conv3d)]
+    assert convolutions
+    assert {parametrize.is_parametrized(c, "weight") for c in convolutions} == {spectral_norm}
+    norms = [
+        m
+        for m in component.modules()
+        if isinstance(m, nn.BatchNorm3d | nn.InstanceNorm3d | nn.GroupNorm)
+    ]
+    assert len(norms) == (0 if norm == "none" else 2)  # three stages at 32, the first without
+
+
+@every_discriminator
+def test_spectral_norm_bounds_each_layer(target: type[VideoDiscriminator]) -> None:
+    component = discriminator(target).train()
+    with torch.no_grad():
+        for _ in range(20):
+            component(video(1, 4))
+        for part in component.eval().modules():
+            if isinstance(part, nn.Conv3d):
+                largest = torch.linalg.svdvals(part.weight.flatten(1))[0]
+                assert 0.9 < largest < 1.1
+
+
+def test_logits_one_a_video_or_one_a_piece() -> None:
+    clip = video(2, 16)
+    assert discriminator(C3DVideoDiscriminator)(clip).shape == (2,)
+    assert discriminator(R2Plus1DVideoDiscriminator)(clip).shape == (2,)
+    patch = discriminator(Patch3DVideoDiscriminator, stages=2)
+    assert patch(clip).shape == (2, 4, 8, 8)
+    kept = discriminator(Patch3DVideoDiscriminator, stages=3, temporal_stride=1)
+    assert kept(clip).shape == (2, 16, 4, 4)
+    with pytest.raises(MtzooError, match=r"4 stages leave nothing of 32 pixels.*at most 3"):
+        discriminator(Patch3DVideoDiscriminator, stages=4)
+
+
+@pytest.mark.parametrize(("stages", "seen"), [(1, 8), (2, 18)])
+def test_a_patch_sees_as_much_as_it_says(stages: int, seen: int) -> None:
+    component = discriminator(Patch3DVideoDiscriminator, stages=stages)
+    clip = video(1, 8).requires_grad_()
+    logits = component(clip)
+    middle = logits.shape[-1] // 2
+    logits[0, :, middle, middle].sum().backward()
+    touched = clip.grad.abs().amax(dim=(0, 1, 2, 4)).nonzero().flatten()
+    assert int(touched.max() - touched.min()) + 1 == seen
+
+
+@every_discriminator
+def test_discriminator_hears_the_arrow_of_time(target: type[VideoDiscriminator]) -> None:
+    component = discriminator(target).eval()
+    clip = video(1, 16)
+    with torch.no_grad():
+        assert not torch.allclose(component(clip), component(clip.flip(1)), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "component",
+    [
+        *(encoder(n) for n in motion_encoders.builtins()),
+        *(discriminator(t) for t in DISCRIMINATORS),
+    ],
+    ids=lambda c: type(c).__name__,
+)
+def test_memory_layout_changes_nothing(component: Component) -> None:
+    clip = video(2, 5)
+    assert not clip.is_contiguous()
+    component.eval()
+    with torch.no_grad():
+        dense, contiguous = component(clip), component(clip.contiguous())
+    torch.testing.assert_close(dense, contiguous, rtol=1e-4, atol=1e-5)
