@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mtzoo.engine import launch
+from mtzoo.engine.pending import Pending
+from mtzoo.errors import MtzooError
 from mtzoo.recipe import Recipe, load_recipe
 
 # Norms that treat samples one by one, so that sharing a batch among processes changes nothing.
@@ -78,3 +83,26 @@ def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
         if not same:
             found.append(name)
     return found
+
+
+def probe(fabric: Any, report: Path) -> None:
+    """Two processes try out working together; rank 0 reports, then rank 1 fails."""
+    rank = fabric.global_rank
+    mine = [torch.full((2, 2), float(rank)), torch.tensor([rank * 2.0])]
+    launch.average(mine)
+    agree = launch.Agreement()
+    pending = Pending()
+    pending.add("g", 5, {"kl": torch.tensor([1.0, math.nan][rank])})
+    found = {
+        "average": [value.tolist() for value in mine],
+        "alike": launch.alike(torch.tensor([4, 2])),
+        "not alike": launch.alike(torch.tensor([4, rank])),
+        "agreed": agree(143 * rank),
+        "bad": str(pending.fetch()),
+    }
+    if rank == 0:
+        report.write_text(json.dumps(found))
+    fabric.barrier()
+    if rank == 1:
+        raise MtzooError("clip 7 is damaged; copy it again")
+    fabric.barrier()  # waits for a process that is gone

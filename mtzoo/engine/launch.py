@@ -11,6 +11,7 @@ Fabric's own ``all_reduce`` puts a barrier before each reduction; torch's is cal
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -65,8 +66,9 @@ def fabric(options: EngineOptions) -> Fabric:
             f"engine.batch_size: {options.batch_size} cannot be shared equally by "
             f"{devices * nodes} processes"
         )
-    # Fabric announces each process it starts.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # Fabric announces its precision and each process it starts, by two loggers.
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     outside = "ddp" if launched_outside() else "ddp_spawn"
     return Fabric(
         accelerator=accelerator,
@@ -150,7 +152,8 @@ def spawn(fabric: Fabric, function: Callable[..., Any], *arguments: object) -> A
     if threading.current_thread() is threading.main_thread():
         handlers = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        result = fabric.launch(function, *arguments)
+        # Fabric walks through what it is handed openly, and refuses frozen dataclasses.
+        result = fabric.launch(functools.partial(_given, function, arguments))
     except torch.multiprocessing.ProcessRaisedException as error:
         line = str(error).strip().splitlines()[-1]
         name = f"{MtzooError.__module__}.{MtzooError.__qualname__}: "
@@ -169,4 +172,8 @@ def spawn(fabric: Fabric, function: Callable[..., Any], *arguments: object) -> A
             signal.signal(number, handler)
     if heard:
         raise SystemExit(130 if heard[0] == signal.SIGINT else 143)
-    return cast(object, result)
+    return result
+
+
+def _given(function: Callable[..., Any], arguments: tuple[object, ...], fabric: Fabric) -> Any:
+    return function(fabric, *arguments)

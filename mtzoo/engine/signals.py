@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -44,4 +45,7 @@ class StopFlag:
     def _hear(self, number: int, _: FrameType | None) -> None:
         if self.code and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            # Not print: this may come in the middle of another one.
+            os.write(2, b"\nstopping after this step; Ctrl-C again interrupts at once\n")
         self.code = self.code or _CODES[signal.Signals(number)]
