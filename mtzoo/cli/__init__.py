@@ -30,8 +30,9 @@ class _Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice is not None:
             message += "." + did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
-            message = message.rstrip(".")
-        raise MtzooError(f"{message}; see `{self.prog} --help`")
+            message = message.removesuffix(".")
+        joint = " See" if message.endswith("?") else "; see"
+        raise MtzooError(f"{message}{joint} `{self.prog} --help`")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,7 +84,15 @@ def _run(arguments: list[str]) -> int:
             f"unknown command {arguments[0]!r}.{did_you_mean(arguments[0], VERBS)} "
             f"Commands: {', '.join(VERBS)}"
         )
-    args, rest = parser.parse_known_args(arguments)
+    try:
+        args, rest = parser.parse_known_args(arguments)
+    except MtzooError:
+        # A misspelt option is why another is missing; say that instead.
+        misspelt = [a for a in arguments if a.startswith("--") and len(a) > 2]
+        misspelt = [a for a in misspelt if a.partition("=")[0] not in _options(arguments)]
+        if misspelt and arguments[0] != "fit":
+            raise MtzooError(_unknown(arguments, misspelt)) from None
+        raise
     if rest and not getattr(args, "takes_overrides", False):
         raise MtzooError(_unknown(arguments, rest))
     args.overrides = rest
@@ -97,13 +106,17 @@ def _run(arguments: list[str]) -> int:
 def _unknown(arguments: list[str], rest: list[str]) -> str:
     """The message about arguments that the verb does not take."""
     option = next((r for r in rest if r.startswith("-")), rest[0]).partition("=")[0]
-    known = options_of(arguments[: 2 if arguments[0] == "prepare" else 1])
+    known = _options(arguments)
     if not option.startswith("-"):
         return f"{option!r} was not expected; see `mtzoo {arguments[0]} --help`"
     return (
         f"mtzoo {arguments[0]} has no option {option}.{suggest(option, known)} "
         f"Options: {', '.join(known)}"
     )
+
+
+def _options(arguments: list[str]) -> list[str]:
+    return options_of(arguments[: 2 if arguments[0] == "prepare" else 1])
 
 
 def suggest(option: str, known: Iterable[str]) -> str:

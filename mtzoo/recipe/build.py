@@ -45,14 +45,15 @@ def build_model(
     Raises:
         MtzooError: The section is wrong, or a part refuses its size.
     """
-    return _build_model(config, resolution, channels, download, where or Where())[0]
+    where = where or Where()
+    section = _resolved(config, "model", where)
+    return _build_model(section, resolution, channels, download, where)[0]
 
 
 def _build_model(
-    config: Mapping[str, object], resolution: int, channels: int, download: bool, where: Where
+    section: Mapping[str, object], resolution: int, channels: int, download: bool, where: Where
 ) -> tuple[Model, dict[str, Any]]:
-    """The model, and its parts by slot."""
-    section = _resolved(config, "model", where)
+    """The model of a resolved section, and its parts by slot."""
     sizes: dict[str, object] = {"resolution": resolution, "channels": channels}
     model = signature(REGISTRIES["models"].get(str(section["name"])))
     parts: dict[str, Any] = {}

@@ -169,11 +169,14 @@ def check_names(value: object, registry: Registry | None, where: Where, key: Key
                 raise where.fault(
                     (*key, option), "expected a plain value, got a mapping" + _never_import(inner)
                 )
-            kind = REGISTRIES.get(f"{option}s")
-            slot = kind if kind is not None and kind.kind in SLOT_KINDS else None
-            check_names(inner, slot, where, (*key, option))
+            check_names(inner, _slot_registry(option), where, (*key, option))
         elif _holds_mapping(inner):
             raise where.fault((*key, option), "expected a plain value, got a list with a mapping")
+
+
+def _slot_registry(slot: str) -> Registry | None:
+    """The registry that a slot of this name has, by custom; None where its model has to say."""
+    return REGISTRIES[f"{slot}s"] if f"{slot}s" in SLOT_KINDS else None
 
 
 class Resolver:
@@ -193,8 +196,6 @@ class Resolver:
     ) -> dict[str, object]:
         """Resolve one section: ``name``, then slots and options in the constructor's order."""
         name = str(given["name"])
-        if name not in registry:  # a slot whose kind was not known before the model's was
-            raise self.where.fault((*key, "name"), registry.unknown(name))
         who = f"{registry.title} {name!r}"
         try:
             sign = signature(registry.get(name))
@@ -249,7 +250,9 @@ class Resolver:
                 key,
                 f"{who} needs {_a(registry.title)}; add {slot}: {{name: ...}}{_known(registry)}",
             )
-        check_names(value, registry, self.where, key)
+        # Checked already, unless only the model's constructor could say that this is a slot.
+        if _slot_registry(slot) is not registry or not isinstance(value, Mapping):
+            check_names(value, registry, self.where, key)
         assert isinstance(value, Mapping)
         return self.component(value, registry, key, model=sign)
 

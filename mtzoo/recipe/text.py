@@ -186,10 +186,8 @@ class _Builder:
         full = (*parent, key)
         if key in mapping:
             first = self.where.lines.get(full)
-            raise self._refuse(
-                line,
-                f"{'.'.join(full)}: given twice" + (f", first in line {first}" if first else ""),
-            )
+            before = f", first in line {first}" if first else ""
+            raise self._refuse(line, f"the key {key!r} is given twice{before}")
         if not self.root:
             self.where.lines[full] = line
         pending.append(key)
