@@ -241,7 +241,8 @@ class Faces(World[FacesContent, FacesMotion]):
         beard = next(u)  # half of them have none
         glasses = next(u)  # half of them have none
         red = torch.stack([draw(0.70, 0.90), draw(0.15, 0.35), draw(0.25, 0.42)], dim=1)
-        hue, dark = next(u), next(u) < 0.35
+        # No orange grounds: skin would drown in them.
+        hue, dark = draw(0.25, 0.95), next(u) < 0.35
         saturation, value = draw(0.25, 0.6), draw(0.0, 1.0)
         first = hsv(hue, saturation, torch.where(dark, value * 0.2 + 0.3, value * 0.15 + 0.82))
         second = hsv(

@@ -259,7 +259,7 @@ class Shapes(World[ShapesContent, ShapesMotion]):
     def _wave(turns: Tensor, family: Tensor, *, hop: bool) -> Tensor:
         wave = sine(turns)
         zigzag = ((turns + 0.25) - (turns + 0.25).floor() - 0.5).abs() * -4.0 + 1.0
-        wave = torch.where((family == FAMILIES.index("bounce"))[:, None], -zigzag, wave)
+        wave = torch.where((family == FAMILIES.index("bounce"))[:, None], zigzag, wave)
         if hop:
             height = sine(turns * 0.5).abs()
             wave = torch.where((family == FAMILIES.index("hop"))[:, None], height, wave)
@@ -348,7 +348,7 @@ def _cross(u: Tensor, v: Tensor) -> Tensor:
 
 def _heart(u: Tensor, v: Tensor) -> Tensor:
     # A square on its tip, with half a disc on each of the upper sides.
-    x, y = u.abs(), v + 0.1
+    x, y = u.abs(), v + 0.2
     half = 0.58
     diamond = (x + y.abs()).mul_(math.sqrt(0.5)).sub_(half)
     centre = half * math.sqrt(0.5)
