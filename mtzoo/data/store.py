@@ -148,7 +148,7 @@ class ClipStore:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
+        self.root = Path(root).resolve()
         self._mapped: dict[str, Tensor] = {}
         try:
             text = (self.root / MANIFEST).read_text(encoding="utf-8")
@@ -353,7 +353,7 @@ def check_output(output: str | Path) -> Path:
     Raises:
         MtzooError: It is a file, or a folder that holds something.
     """
-    root = Path(output).absolute()
+    root = Path(output).resolve()
     try:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             what = "holds something already" if root.is_dir() else "is a file"

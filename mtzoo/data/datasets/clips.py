@@ -111,7 +111,7 @@ class ClipsDataset(PairDataset):
         for name, value in (("frames", frames), ("stride", stride)):
             if value < 1:
                 raise MtzooError(f"dataset clips: {name} must be at least 1, not {value}")
-        place = Path(root).expanduser().absolute()
+        place = Path(root).expanduser().resolve()
         if not (place / MANIFEST).exists():
             raise MtzooError(
                 _MISSING[source].format(root=place, manifest=MANIFEST, without=_WITHOUT)

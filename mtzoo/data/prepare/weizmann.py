@@ -140,7 +140,7 @@ def prepare_weizmann(
         MtzooError: Wrong options, no videos, no silhouettes, or an output that cannot be written.
     """
     started = time.monotonic()
-    source = Path(source).absolute()
+    source = Path(source).resolve()
     check_resolution(resolution, "prepare weizmann")
     if not (math.isfinite(margin) and 1 <= margin <= 4):
         raise MtzooError(f"prepare weizmann: margin must lie between 1 and 4, not {margin}")
@@ -429,7 +429,7 @@ def plan_crops(mask: _Array, *, margin: float, smoothing: float) -> Crops:
     Raises:
         MtzooError: No frame shows the person.
     """
-    columns, rows = mask.any(axis=1), mask.any(axis=2)
+    columns, rows = np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=2))
     seen = np.flatnonzero(rows.any(axis=1))
     if not len(seen):
         raise MtzooError("its silhouettes are all empty")
@@ -485,10 +485,10 @@ def crop(frames: _Array, crops: Crops, resolution: int) -> _Array:
     cut = np.empty((len(frames), resolution, resolution, 3), np.uint8)
     for target, frame, (x, y) in zip(cut, wide, crops.centres, strict=True):
         left, top = x + pad - crops.side / 2, y + pad - crops.side / 2
-        target[:] = Image.fromarray(frame).resize(
-            (resolution, resolution),
-            Image.Resampling.BICUBIC,
-            box=(left, top, left + crops.side, top + crops.side),
+        box = (left, top, left + crops.side, top + crops.side)
+        image = Image.fromarray(frame)
+        target[:] = np.asarray(
+            image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
         )
     return cut
 
@@ -503,4 +503,4 @@ def _over_border(crops: Crops, height: int, width: int) -> int:
 def draw_persons(persons: Sequence[str], count: int, seed: int) -> list[str]:
     """Draw the persons to hold out, sorted; at least one person is left to train on."""
     order = torch.randperm(len(persons), generator=torch.Generator().manual_seed(seed)).tolist()
-    return sorted(persons[i] for i in order[: max(0, min(count, len(persons) - 1))])
+    return sorted(persons[int(i)] for i in order[: max(0, min(count, len(persons) - 1))])
