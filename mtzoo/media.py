@@ -591,6 +591,7 @@ def _container(file: object) -> av.container.InputContainer:
     # address, and play lists or references inside a file would read whatever they like.
     return av.open(
         file,
+        "r",
         metadata_errors="ignore",
         container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": ""},
         io_open=_refuse,
@@ -604,6 +605,7 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(path.open("rb"))
+            size = os.fstat(file.fileno()).st_size
             container = stack.enter_context(_container(file))
             if not container.streams.video:
                 raise MtzooError(f"{path} holds no video stream")
@@ -612,7 +614,8 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
             if context is None:
                 raise MtzooError(f"{path}: no decoder for its video stream")
             _check_pixels(path, context.width or 0, context.height or 0)
-            context.thread_type = "AUTO"
+            # Not by frame: libav then drops whole frames around a broken one without a word.
+            context.thread_type = "SLICE"
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise MtzooError(unreadable + _line(error)) from error
         rate = stream.average_rate or stream.guessed_rate
@@ -620,7 +623,7 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
         step = 1 / report.rate
         last: float | None = None
         first = 0.0
-        for frame in _decode(container, stream, report):
+        for frame in _decode(container, stream, size, report):
             if frame.is_corrupt:
                 report.skipped += 1
                 continue
@@ -644,7 +647,7 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
 
 
 def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream, report: _Report
+    container: av.container.InputContainer, stream: av.VideoStream, size: int, report: _Report
 ) -> Iterator[av.VideoFrame]:
     """Decode packet by packet, counting those that fail; the file's end may be missing."""
     packets = container.demux(stream)
@@ -652,6 +655,7 @@ def _decode(
         try:
             packet = next(packets)
         except StopIteration:
+            report.skipped = max(report.skipped, _cut_off(stream, size))
             return
         except (av.error.FFmpegError, OSError):
             report.skipped += 1
@@ -664,6 +668,12 @@ def _decode(
             report.skipped += 1
             continue
         yield from decoded
+
+
+def _cut_off(stream: av.VideoStream, size: int) -> int:
+    """How many frames of the stream's index lie beyond the end of a file of ``size`` bytes."""
+    entries = getattr(stream, "index_entries", ())  # from PyAV 17
+    return sum(entry.pos + entry.size > size for entry in entries)
 
 
 def _resample(
