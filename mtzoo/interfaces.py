@@ -18,6 +18,7 @@ Conventions that hold everywhere:
 from __future__ import annotations
 
 import abc
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -288,10 +289,11 @@ class Draws:
     device: torch.device
 
     def _generator(self, stream: int) -> torch.Generator:
-        # Any injective map of (seed, step, stream) does; torch scrambles the seed itself.
-        return torch.Generator().manual_seed(
-            (self.seed * 1_000_003 + self.step) * 64 + stream & (2**63 - 1)
-        )
+        # A hash keeps the streams apart. torch's CPU generator takes 32 bits of a seed, in which
+        # sums and products of seed, step and stream would soon meet again.
+        name = f"{self.seed}/{self.step}/{stream}".encode()
+        digest = hashlib.blake2b(name, digest_size=4).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
     def normal(self, count: int, dim: int, stream: int) -> Tensor:
         """Standard normal ``(count, dim)`` for this rank's ``count`` samples."""
