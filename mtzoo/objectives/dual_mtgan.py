@@ -417,15 +417,16 @@ class DualMTGANObjective(Objective):
     def health(self, model: DualMTGAN, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:
         """Is the motion code alive, does content differ between videos, do samples differ.
 
+        ``active_motion_dims`` counts the code dimensions whose posterior mean varies over the
+        batch with a variance above 0.01 (active units of Burda et al. 2016). ``motion_spread`` and
+        ``motion_sigma`` are the standard deviation of the posterior's means over videos and the
+        posterior's own, averaged over the code. ``content_between`` and ``content_within`` are
+        the standard deviation of content codes between videos and between frames of one video,
+        averaged over the code. ``sample_spread`` is the mean absolute pixel difference of two
+        motions drawn for one picture, in [0, 2].
+
         Returns:
-            - ``active_motion_dims``: code dimensions whose posterior mean varies over the batch
-              with a variance above 0.01 (active units of Burda et al. 2016);
-            - ``motion_spread``, ``motion_sigma``: standard deviation of the posterior's means
-              over videos, and the posterior's own, averaged over the code;
-            - ``content_between``, ``content_within``: standard deviation of content codes between
-              videos, and between frames of one video, averaged over the code;
-            - ``sample_spread``: mean absolute pixel difference of two motions drawn for one
-              picture, in [0, 2].
+            The figures by name, detached scalars.
         """
         count, frames = batch.video.shape[:2]
         posterior: Gaussian = model.motion_encoder(batch.video)
