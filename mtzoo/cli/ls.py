@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from mtzoo.registries import REGISTRIES, registry
 
     chosen = [registry(args.kind)] if args.kind else list(REGISTRIES.values())
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[tuple[str, ...]] = []
     for found in chosen:
         try:
             names = found.names()
@@ -53,11 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _about(registry: object, name: str) -> tuple[str, str]:
     """Summary and source of one component; in place of a summary why there is none."""
+    from mtzoo.errors import MtzooError
     from mtzoo.registry import Registry
 
     assert isinstance(registry, Registry)
     try:
         card = registry.entry(name).card
     except Exception as error:  # a broken component must not hide the others
-        return f"cannot be used: {type(error).__name__}: {error}", ""
+        kind = "" if isinstance(error, MtzooError) else f"{type(error).__name__}: "
+        return f"cannot be used: {kind}{error}", ""
     return card.summary, card.source

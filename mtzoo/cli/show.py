@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,7 +84,7 @@ def console() -> Console:
     return Console(width=None if tty else 200, highlight=False)
 
 
-def _text(text: str, style: str = "") -> object:
+def _text(text: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(text, style=style)  # never markup: texts hold square brackets

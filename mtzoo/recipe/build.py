@@ -115,7 +115,8 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         MtzooError: A part refuses its size or value; one line with file, line and key.
     """
-    build_objective(recipe.objective, where=recipe.where)
+    registry = REGISTRIES["objectives"]
+    _build(recipe.objective, registry, ("objective",), {}, {}, True, recipe.where)
     parts: dict[str, Any] = {}
     faults: list[MtzooError] = []
     for resolution, channels in _sizes(recipe):

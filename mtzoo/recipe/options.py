@@ -191,7 +191,8 @@ def _parser(target: type, option: str) -> Any:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False, add_help=False)
-    others = {n for n in inspect.signature(target.__init__).parameters if n not in (option, "self")}
+    parameters = inspect.signature(target.__init__).parameters
+    others: set[str | int] = {name for name in parameters if name not in (option, "self")}
     parser.add_class_arguments(target, skip=others, fail_untyped="all", instantiate=False)
     return parser
 

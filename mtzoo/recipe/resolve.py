@@ -93,13 +93,15 @@ def resolve(
                 f"{_source(where)}the section {section!r} is missing; a recipe has "
                 f"{', '.join(SECTIONS[1:])}"
             )
-    for section, kind in COMPONENT_SECTIONS.items():
-        check_names(data[section], REGISTRIES[kind], where, (section,))
+    given = {
+        section: check_names(data[section], REGISTRIES[kind], where, (section,))
+        for section, kind in COMPONENT_SECTIONS.items()
+    }
     seed = _seed(data.get("seed", 0), where)
     engine = _engine(data["engine"], where)
     resolver = Resolver(where, renamed or {})
     sections = {
-        section: resolver.component(data[section], REGISTRIES[kind], (section,))
+        section: resolver.component(given[section], REGISTRIES[kind], (section,))
         for section, kind in COMPONENT_SECTIONS.items()
     }
     return Recipe(
@@ -112,7 +114,9 @@ def resolve(
     )
 
 
-def check_names(value: object, registry: Registry | None, where: Where, key: Key) -> None:
+def check_names(
+    value: object, registry: Registry | None, where: Where, key: Key
+) -> Mapping[str, object]:
     """Refuse a component section unless all names in it are registered; imports nothing.
 
     Args:
@@ -120,6 +124,9 @@ def check_names(value: object, registry: Registry | None, where: Where, key: Key
         registry: Where its name must be registered; None takes any kind that fills slots.
         where: Begins messages.
         key: Of the section.
+
+    Returns:
+        The section, now known to be one.
     """
     title = registry.title if registry else "component"
     if not isinstance(value, Mapping):
@@ -172,6 +179,7 @@ def check_names(value: object, registry: Registry | None, where: Where, key: Key
             check_names(inner, _slot_registry(option), where, (*key, option))
         elif _holds_mapping(inner):
             raise where.fault((*key, option), "expected a plain value, got a list with a mapping")
+    return value
 
 
 def _slot_registry(slot: str) -> Registry | None:

@@ -257,7 +257,8 @@ def merge(
     for key, text in given.items():
         value = parse(text, Where(), root=key)
         parent = data
-        for depth, part in enumerate(key[:-1], 1):
+        *above, last = key
+        for depth, part in enumerate(above, 1):
             inner = parent.get(part)
             if inner is None:
                 inner = parent[part] = {}
@@ -267,9 +268,9 @@ def merge(
                     f"--{'.'.join(key)}: {stem} is {show(inner)}, which has no options"
                 )
             parent = inner
-        if key[-1] == "name" and len(key) > 1 and parent.get("name", value) != value:
-            from_file[key[:-1]] = dict(parent)
-        parent[key[-1]] = value
+        if last == "name" and above and parent.get("name", value) != value:
+            from_file[tuple(above)] = dict(parent)
+        parent[last] = value
         where.typed[key] = text
     return {
         key: (
