@@ -19,11 +19,8 @@ class _Kept(nn.RNNBase):
         super().__setstate__(state)
         self.flatten_parameters()
 
-    def _in_own_precision(
-        self, inputs: Tensor, *states: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        dtype = self.weight_ih_l0.dtype
-        return inputs.to(dtype), tuple(state.to(dtype) for state in states)
+    def _fit(self, value: Tensor) -> Tensor:
+        return value.to(next(self.parameters()).dtype)
 
 
 class LSTM(_Kept, nn.LSTM):
@@ -46,8 +43,8 @@ class LSTM(_Kept, nn.LSTM):
             The hidden states ``(B, T, hidden)`` of the last layer.
         """
         with torch.autocast(inputs.device.type, enabled=False):
-            inputs, states = self._in_own_precision(inputs, *(start or ()))
-            return super().forward(inputs, states or None)[0]
+            states = None if start is None else (self._fit(start[0]), self._fit(start[1]))
+            return super().forward(self._fit(inputs), states)[0]
 
 
 class GRU(_Kept, nn.GRU):
@@ -60,4 +57,4 @@ class GRU(_Kept, nn.GRU):
             The hidden states ``(B, T, hidden)`` of the last layer.
         """
         with torch.autocast(inputs.device.type, enabled=False):
-            return super().forward(self._in_own_precision(inputs)[0])[0]
+            return super().forward(self._fit(inputs))[0]
