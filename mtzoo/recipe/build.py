@@ -141,11 +141,24 @@ def check_recipe(recipe: Recipe) -> None:
 def _build_without_memory(recipe: Recipe, resolution: int, channels: int) -> dict[str, Any]:
     """The recipe's parts by slot, on torch's meta device."""
     import torch
+    from torch.nn import functional
+    from torch.overrides import TorchFunctionMode
+
+    class NoPowerIterations(TorchFunctionMode):
+        # Spectral norms settle their vectors when they are built. Without memory there are no
+        # numbers to settle, and torch's shape functions made that most of a check's time.
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = (kwargs or {}).get("out")
+            if func is functional.normalize and isinstance(out, torch.Tensor) and out.is_meta:
+                return out
+            return func(*args, **(kwargs or {}))
 
     arguments = (recipe.model, resolution, channels, False, recipe.where)
     with torch.random.fork_rng(devices=[]):
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), NoPowerIterations():
                 return _build_model(*arguments)[1]
         except Exception as error:
             # Not every constructor can do without memory; then the real thing decides.
