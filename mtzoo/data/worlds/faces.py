@@ -83,9 +83,9 @@ _HAIR_BACK = torch.tensor(
 )
 _BUN = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.26])
 
-# Half-widths and half-heights of what mouth and eyes can reach, whatever the factors.
-_MOUTH_WINDOW = (0.62, 0.56)
-_EYES_WINDOW = (0.64, 0.58)
+# Half-widths and half-heights of what mouth and eyes can reach, whatever is drawn.
+_MOUTH_WINDOW = (0.54, 0.5)
+_EYES_WINDOW = (0.56, 0.48)
 
 # How strongly each family of motion does what, from and to: smile, opening of the mouth with the
 # smile, speech, brows, turn, nod, tilt, approach. Others move a little too, nobody sits still.
