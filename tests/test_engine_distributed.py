@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-import engine_kit
+import engine_fault
 import pytest
 import torch
 from engine_kit import newest, tiny
@@ -36,13 +37,15 @@ def compare(run: Path, alone: Path) -> None:
     assert one["step"] == two["step"] == STEPS
     begun = torch.load(alone / "checkpoints" / "step_00000000.ckpt", weights_only=True)
     for half in ("generators", "discriminators"):
-        moved = 0.0
+        moved = 0
         for name, value in one[half].items():
-            # Adam turns rounding of a tiny gradient into a part of a step of 2e-4; five steps
-            # with another batch would differ by up to 1e-3.
-            torch.testing.assert_close(two[half][name], value, rtol=1e-4, atol=1e-4, msg=name)
-            moved = max(moved, (value - begun[half][name]).abs().max().item())
-        assert moved > 3e-4, f"the {half} have not learned"
+            # Adam's first steps turn the rounding of a gradient near zero into whole steps of
+            # some values; another batch would make the difference as large as the way.
+            way = (value - begun[half][name]).float().norm().item()
+            apart = (value - two[half][name]).float().norm().item()
+            assert apart <= 0.15 * way, (name, apart, way)
+            moved += way > 0
+        assert moved > 5, f"the {half} have not learned"
     rows = []
     for folder in (alone, run):
         with (folder / "log.csv").open() as file:
@@ -50,26 +53,31 @@ def compare(run: Path, alone: Path) -> None:
     assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == ["2", "4", "5"]
     for first, second in zip(*rows, strict=True):
         for name, value in first.items():
-            if value and name != "seconds":
-                assert float(second[name]) == pytest.approx(float(value), rel=2e-3, abs=1e-4), name
+            if value and name not in ("seconds", "generator/gradient_norm"):
+                assert float(second[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
 
 
-def test_two_processes_are_one(tmp_path: Path, alone: Path):
-    result = fit(
-        tiny(tmp_path, steps=STEPS, gradient_clip=1.0, devices=2, workers=1), tmp_path / "run"
-    )
-    assert result["step"] == STEPS
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path, alone: Path, capfd: pytest.CaptureFixture[str]):
+    recipe = tiny(tmp_path, steps=STEPS, gradient_clip=1.0, devices=2, workers=1)
+    assert fit(recipe, tmp_path / "run")["step"] == STEPS
     compare(tmp_path / "run", alone)
+    said = capfd.readouterr()
+    assert said.out.count("weights: ") == 1  # only rank 0 speaks
+    assert "distributed" not in said.out + said.err
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_processes(tmp_path: Path, alone: Path):
     script = tmp_path / "train.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(TESTS)!r})\n"
-        "from pathlib import Path\nfrom engine_kit import tiny\nfrom mtzoo.engine import fit\n"
+        "from pathlib import Path\nfrom engine_kit import probe, tiny\n"
+        "from mtzoo.engine import fit\n"
         f"here = Path({str(tmp_path)!r})\n"
         f"result = fit(tiny(here, steps={STEPS}, gradient_clip=1.0), here / 'run')\n"
-        f"assert result['step'] == {STEPS}\n",
+        f"assert result['step'] == {STEPS}\n"
+        "probe(here / 'report.json')\n",
         encoding="utf-8",
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -77,16 +85,9 @@ def test_torchrun_starts_the_processes(tmp_path: Path, alone: Path):
         [*torchrun, "--nproc-per-node", "2", str(script)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("weights: ") == 1  # only rank 0 speaks
+    assert done.stdout.count("weights: ") == 1
     compare(tmp_path / "run", alone)
-
-
-def test_processes_average_compare_agree_and_pass_on_a_fault(tmp_path: Path):
-    fabric = launch.fabric(tiny(tmp_path, devices=2).engine)
-    with pytest.raises(MtzooError, match=r"^clip 7 is damaged; copy it again$"):
-        launch.spawn(fabric, engine_kit.probe, tmp_path / "report.json")
-    found = json.loads((tmp_path / "report.json").read_text())
-    assert found == {
+    assert json.loads((tmp_path / "report.json").read_text()) == {
         "average": [[[0.5, 0.5], [0.5, 0.5]], [1.0]],
         "alike": True,
         "not alike": False,
@@ -95,29 +96,34 @@ def test_processes_average_compare_agree_and_pass_on_a_fault(tmp_path: Path):
     }
 
 
-def test_sigterm_stops_all_processes_between_steps(tmp_path: Path):
-    script = (
-        f"import sys\nsys.path.insert(0, {str(TESTS)!r})\n"
-        "from pathlib import Path\nfrom engine_kit import tiny\nfrom mtzoo.engine import fit\n"
-        f"here = Path({str(tmp_path)!r})\n"
-        "if __name__ == '__main__':\n"
-        "    fit(tiny(here, steps=100000, devices=2), here / 'run')\n"
-    )
-    (tmp_path / "train.py").write_text(script, encoding="utf-8")
-    said = tmp_path / "said.txt"
-    with said.open("w") as out:
-        process = subprocess.Popen([sys.executable, str(tmp_path / "train.py")], stdout=out)
-    log = tmp_path / "run" / "log.csv"
-    deadline = time.monotonic() + 180
-    while not log.exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=120) == 143
-    step = newest(tmp_path / "run")["step"]
+@pytest.mark.slow
+def test_sigterm_stops_all_processes_between_steps(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+
+    def send() -> None:
+        deadline = time.monotonic() + 240
+        while not (run / "log.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send, daemon=True).start()
+    with pytest.raises(SystemExit) as stopped:
+        fit(tiny(tmp_path, steps=100_000, devices=2), run)
+    assert stopped.value.code == 143
+    step = newest(run)["step"]
     assert step >= 2
-    assert f"stopped after step {step} of 100000" in said.read_text()
+    assert f"stopped after step {step} of 100000" in capfd.readouterr().out
+
+
+def test_a_fault_in_a_process_is_one_line_here():
+    class Spawning:
+        def launch(self, function: object) -> None:
+            torch.multiprocessing.spawn(engine_fault.raise_fault, nprocs=1)
+
+    with pytest.raises(MtzooError, match=r"^clip 7 is damaged; copy it again$"):
+        launch.spawn(Spawning(), print)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,6 @@ Fabric's own ``all_reduce`` puts a barrier before each reduction; torch's is cal
 
 from __future__ import annotations
 
-import functools
 import logging
 import multiprocessing
 import os
@@ -66,9 +65,7 @@ def fabric(options: EngineOptions) -> Fabric:
             f"engine.batch_size: {options.batch_size} cannot be shared equally by "
             f"{devices * nodes} processes"
         )
-    # Fabric announces its precision and each process it starts, by two loggers.
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quiet()
     outside = "ddp" if launched_outside() else "ddp_spawn"
     return Fabric(
         accelerator=accelerator,
@@ -153,7 +150,7 @@ def spawn(fabric: Fabric, function: Callable[..., Any], *arguments: object) -> A
         handlers = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         # Fabric walks through what it is handed openly, and refuses frozen dataclasses.
-        result = fabric.launch(functools.partial(_given, function, arguments))
+        result = fabric.launch(_Call(function, arguments))
     except torch.multiprocessing.ProcessRaisedException as error:
         line = str(error).strip().splitlines()[-1]
         name = f"{MtzooError.__module__}.{MtzooError.__qualname__}: "
@@ -175,5 +172,23 @@ def spawn(fabric: Fabric, function: Callable[..., Any], *arguments: object) -> A
     return result
 
 
-def _given(function: Callable[..., Any], arguments: tuple[object, ...], fabric: Fabric) -> Any:
-    return function(fabric, *arguments)
+class _Call:
+    """A function and its arguments on their way to new processes."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+        self.function = function
+        self.arguments = arguments
+
+    def __call__(self, fabric: Fabric) -> Any:
+        return self.function(fabric, *self.arguments)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Arriving in a new process, just before Fabric sets it up and would say so.
+        self.__dict__.update(state)
+        _quiet()
+
+
+def _quiet() -> None:
+    """Keep Fabric from announcing its precision and each process it starts, by two loggers."""
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
