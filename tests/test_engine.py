@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -53,7 +54,9 @@ def test_recipes_are_checked_without_torch():
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     options = {"log_every": 2, "health_every": 3, "sample_every": 3, "evaluate_every": 3}
-    fit(tiny(folder, steps=6, checkpoint_every=2, ema_decay=0.5, **options), folder / "run")
+    recipe = tiny(folder, steps=6, checkpoint_every=2, ema_decay=0.5, **options)
+    recipe.model["content_encoder"]["norm"] = "batch"  # has statistics that looking might touch
+    fit(recipe, folder / "run")
     return folder / "run"
 
 
@@ -109,7 +112,9 @@ def test_saved_weights_are_the_averaged_ones(run: Path):
 
 
 def test_looking_at_a_run_does_not_change_it(run: Path, tmp_path: Path):
-    fit(tiny(tmp_path, steps=6, ema_decay=0.5, log_every=2), tmp_path / "run")
+    recipe = tiny(tmp_path, steps=6, ema_decay=0.5, log_every=2)
+    recipe.model["content_encoder"]["norm"] = "batch"
+    fit(recipe, tmp_path / "run")
     quiet, looked_at = newest(tmp_path / "run"), newest(run)
     for state in (quiet, looked_at):
         for shown in ("health", "best", "losses", "unwell"):
@@ -185,12 +190,14 @@ def test_a_pair_that_cannot_be_loaded_is_named_before_a_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def break_data(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+def break_data(
+    monkeypatch: pytest.MonkeyPatch, at: int, kind: type[Exception] = MtzooError
+) -> None:
     original = Shapes.__getitems__
 
     def broken(self: Shapes, positions: list[int]) -> object:
         if self.split == "train" and at in positions:
-            raise MtzooError(f"clip {at} is damaged")
+            raise kind(f"clip {at} is damaged")
         return original(self, positions)
 
     monkeypatch.setattr(Shapes, "__getitems__", broken)
@@ -213,6 +220,15 @@ def test_a_loader_process_passes_the_fault_on_as_one_line(
     with pytest.raises(MtzooError, match=r"^clip 9 is damaged$"):
         fit(tiny(tmp_path, workers=1), tmp_path / "run")
     assert newest(tmp_path / "run")["step"] == 0
+
+
+def test_a_defect_of_a_dataset_keeps_its_traceback_and_leaves_no_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    break_data(monkeypatch, at=9, kind=ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError, match="in broken"):
+        fit(tiny(tmp_path, workers=1), tmp_path / "run")
+    assert multiprocessing.active_children() == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor
 
 from mtzoo.interfaces import Model
 
@@ -28,15 +29,19 @@ class Average:
     def __init__(self, model: Model, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._averages = list(self.model.generators().parameters())
-        self._average_buffers = list(self.model.generators().buffers())
-        self._sources = list(model.generators().parameters())
-        self._source_buffers = list(model.generators().buffers())
+        self._averages: list[Tensor] = list(self.model.generators().parameters())
+        self._average_buffers: list[Tensor] = list(self.model.generators().buffers())
+        self._sources: list[Tensor] = list(model.generators().parameters())
+        self._source_buffers: list[Tensor] = list(model.generators().buffers())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the model's weights after ``step`` (from 0); buffers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._averages, self._sources, 1.0 - decay)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            self._averages, self._sources, 1.0 - decay
+        )
         if self._average_buffers:
-            torch._foreach_copy_(self._average_buffers, self._source_buffers)
+            torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+                self._average_buffers, self._source_buffers
+            )

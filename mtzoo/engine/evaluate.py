@@ -110,16 +110,11 @@ def table(before: dict[str, float], after: dict[str, float]) -> list[tuple[str, 
     still = f"{after['still_psnr']:.2f} (first frame)"
     rows.append(("reconstruction, PSNR in dB", "reconstruction_psnr", still))
     rows.append(("reconstruction, mean absolute error", "reconstruction_l1", ""))
+
+    def shown(figures: dict[str, float], name: str) -> str:
+        digits = 4 if name.endswith("l1") else 2
+        return f"{figures[name]:.{digits}f}" if name in figures else ""
+
     return [
-        (
-            title,
-            *(
-                (f"{figures[name]:.4f}" if name.endswith("l1") else f"{figures[name]:.2f}")
-                if name in figures
-                else ""
-                for figures in (before, after)
-            ),
-            copied,
-        )
-        for title, name, copied in rows
+        (title, shown(before, name), shown(after, name), copied) for title, name, copied in rows
     ]

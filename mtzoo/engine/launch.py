@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, distributed
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from mtzoo.engine.options import EngineOptions
 from mtzoo.errors import MtzooError
@@ -90,7 +91,7 @@ def average(tensors: Sequence[Tensor]) -> None:
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
     parts = flat.split([tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(
+    torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
         list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
     )
 
@@ -113,7 +114,7 @@ class Agreement:
 
     def __init__(self) -> None:
         several = distributed.is_initialized() and distributed.get_world_size() > 1
-        self._group = distributed.new_group(backend="gloo") if several else None
+        self._group: Any = distributed.new_group(backend="gloo") if several else None
 
     def __call__(self, value: int) -> int:
         """Return the largest ``value`` that any process gave."""
@@ -151,13 +152,13 @@ def spawn(fabric: Fabric, function: Callable[..., Any], *arguments: object) -> A
     try:
         # Fabric walks through what it is handed openly, and refuses frozen dataclasses.
         result = fabric.launch(_Call(function, arguments))
-    except torch.multiprocessing.ProcessRaisedException as error:
+    except ProcessRaisedException as error:
         line = str(error).strip().splitlines()[-1]
         name = f"{MtzooError.__module__}.{MtzooError.__qualname__}: "
         if line.startswith(name):
             raise MtzooError(line.removeprefix(name)) from None
         raise
-    except torch.multiprocessing.ProcessExitedException as error:
+    except ProcessExitedException as error:
         if heard:
             raise SystemExit(130 if heard[0] == signal.SIGINT else 143) from error
         raise MtzooError(

@@ -7,7 +7,7 @@ where a resumed run starts change nothing.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -55,8 +55,10 @@ def load(pairs: PairDataset, positions: Sequence[int]) -> list[dict[str, Tensor]
 
 def batches(
     steps: Steps, start: int, stop: int, *, workers: int, pin: bool
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor], None, None]:
     """Load steps ``start`` to ``stop - 1`` in order; workers start at once.
+
+    Close what this returns when done with it early: that ends the workers.
 
     Raises:
         MtzooError: From the iterator, when a pair cannot be loaded.
@@ -75,11 +77,18 @@ def batches(
     return _raising(iter(loader))
 
 
-def _raising(items: Iterator[Any]) -> Iterator[dict[str, Tensor]]:
-    for item in items:
-        if isinstance(item, MtzooError):
-            raise item
-        yield item
+def _raising(items: Iterator[Any]) -> Generator[dict[str, Tensor], None, None]:
+    try:
+        for item in items:
+            if isinstance(item, MtzooError):
+                raise item
+            yield item
+    finally:
+        # Left to the garbage collector, the processes would outlive an error whose traceback
+        # holds on to the iterator, and Python's exit would wait for them without end.
+        end = getattr(items, "_shutdown_workers", None)
+        if end is not None:
+            end()
 
 
 def _as_it_is(item: object) -> object:

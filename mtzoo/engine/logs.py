@@ -129,15 +129,16 @@ class Terminal:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         if self.console.is_terminal and not quiet:
-            self._bar = Progress(
+            bar = Progress(
                 BarColumn(bar_width=20),
                 TextColumn("{task.completed:.0f}/{task.total:.0f}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[text]}", markup=False),
                 console=self.console,
             )
-            self._task = self._bar.add_task("", total=total, completed=start, text="")
-            self._bar.start()
+            self._task = bar.add_task("", total=total, completed=start, text="")
+            bar.start()
+            self._bar = bar
 
     def say(self, line: str) -> None:
         """Print one line."""

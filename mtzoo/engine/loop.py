@@ -213,14 +213,14 @@ class _Run:
         )
         # Under a parent that starts processes, Ctrl-C is the parent's to hear.
         spawned = self.fabric.world_size > 1 and not launch.launched_outside()
-        with StopFlag(ignore_interrupt=spawned) as stop:
+        with contextlib.closing(batches), StopFlag(ignore_interrupt=spawned) as stop:
             if self.first:
                 self._open(resume)
             self._steps(batches, stop)
             if self.first:
                 self._finish()
         self.fabric.barrier()
-        return self.fabric.broadcast(self._result() if self.first else None)
+        return self.fabric.broadcast(self._result())  # rank 0's
 
     def _steps(self, batches: Iterator[dict[str, Tensor]], stop: StopFlag) -> None:
         began = time.monotonic() - self.seconds
