@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from mtzoo.engine.health import subject
@@ -105,6 +105,7 @@ class Terminal:
         total: Steps of the run.
         start: Steps that are done already.
         quiet: Say nothing at all: for ranks other than 0.
+        bar: Show a bar where there is a terminal.
         every: Least seconds between plain lines.
         console: Where to; standard output by default.
     """
@@ -115,6 +116,7 @@ class Terminal:
         start: int = 0,
         *,
         quiet: bool = False,
+        bar: bool = True,
         every: float = 5.0,
         console: Console | None = None,
     ) -> None:
@@ -128,17 +130,22 @@ class Terminal:
         self._began = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        if self.console.is_terminal and not quiet:
-            bar = Progress(
-                BarColumn(bar_width=20),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}", markup=False),
+        if self.console.is_terminal and bar and not quiet:
+            progress = Progress(
+                BarColumn(bar_width=10),
+                # Where the line is short, the figures give way, not the count.
+                TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=_whole(total)),
+                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+                TextColumn(
+                    "{task.fields[text]}",
+                    markup=False,
+                    table_column=Column(no_wrap=True, overflow="ellipsis"),
+                ),
                 console=self.console,
             )
-            self._task = bar.add_task("", total=total, completed=start, text="")
-            bar.start()
-            self._bar = bar
+            self._task = progress.add_task("", total=total, completed=start, text="")
+            progress.start()
+            self._bar = progress
 
     def say(self, line: str) -> None:
         """Print one line."""
@@ -152,7 +159,7 @@ class Terminal:
     def figures(self, done: int, figures: Mapping[str, float]) -> None:
         """Show the latest losses; away from a terminal at most one line every few seconds."""
         self._text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        text = self._text + "".join(f"  ! {name}" for name in self._words)
+        text = "".join(f"! {name}  " for name in self._words) + self._text
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, text=text)
             return
@@ -197,3 +204,7 @@ class Terminal:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _whole(total: int) -> Column:
+    return Column(no_wrap=True, min_width=2 * len(str(total)) + 1)

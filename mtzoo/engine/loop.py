@@ -197,7 +197,7 @@ class _Run:
 
     def go(self, resume: bool) -> dict[str, Any]:
         """Train to the end."""
-        say = Terminal(1, quiet=not self.first).say
+        say = Terminal(self.options.steps, quiet=not self.first, bar=False).say
         if resume:
             self._resume(say)
         self._check_alike()
@@ -389,14 +389,12 @@ class _Run:
         self.terminal.health(self.step, diagnose({**self.health, **self.losses}))
 
     def _headline(self) -> dict[str, float]:
-        """The few figures that fit on a line."""
-        shown = {}
+        """The few figures that fit on a line, the most telling first."""
+        shown = {"PSNR": score(self.after)} if self.after else {}
         for phase in self.phases:
             for name in ("loss", "reconstruction"):
                 if (value := self.losses.get(f"{phase.name}/{name}")) is not None:
                     shown[phase.name if name == "loss" else name] = value
-        if self.after:
-            shown["PSNR"] = score(self.after)
         return shown
 
     def _paint(self) -> None:
