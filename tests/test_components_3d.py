@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d
 from torch.nn.utils import parametrize
 
+import mtzoo
 from mtzoo import MtzooError
 from mtzoo.components.motion_generators.gru import GRUMotionGenerator
 from mtzoo.components.motion_generators.lstm import LSTMMotionGenerator
@@ -402,3 +403,19 @@ def test_memory_layout_changes_nothing(component: Component) -> None:
     with torch.no_grad():
         dense, contiguous = component(clip), component(clip.contiguous())
     torch.testing.assert_close(dense, contiguous, rtol=1e-4, atol=1e-5)
+
+
+def test_c3d_on_differences_does_not_see_what_stands_still():
+    torch.manual_seed(0)
+    options = {"width": 8, "motion_dim": 6, "time_bins": 2, "space_bins": 2}
+    encoder = mtzoo.create(
+        "motion_encoders", "c3d", resolution=32, view="differences", **options
+    ).eval()
+    moving = torch.rand(1, 5, 3, 32, 32) * 0.5 - 0.5
+    backdrop = torch.rand(1, 1, 3, 32, 32) * 0.5
+    torch.testing.assert_close(encoder(moving).mean, encoder(moving + backdrop).mean)
+    assert not torch.allclose(encoder(moving).mean, encoder(moving.flip(1)).mean)
+    plain = mtzoo.create("motion_encoders", "c3d", resolution=32, **options).eval()
+    assert not torch.allclose(plain(moving).mean, plain(moving + backdrop).mean)
+    with pytest.raises(MtzooError, match="at least 3"):
+        encoder(moving[:, :2])

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mtzoo.interfaces import ContentEncoder, check_resolution
 from mtzoo.nn.blocks2d import CodeOutput, check_image, check_sizes, code_output, conv_tower
-from mtzoo.nn.norm import Norm, dcgan_init_, spectral
+from mtzoo.nn.norm import Norm, initialise_, spectral
 from mtzoo.registries import content_encoders
 from mtzoo.registry import Card
 
@@ -73,7 +73,7 @@ class DCGANContentEncoder(ContentEncoder):
         last = self.tower[-1][0].out_channels
         self.head = spectral(nn.Conv2d(last, content_dim, 4), spectral_norm)
         self.output = code_output(output, content_dim)
-        dcgan_init_(self)
+        initialise_(self, norm)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode ``(N, C, H, W)`` in [-1, 1] to ``(N, content_dim)``."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtzoo.interfaces import ImageGenerator, check_resolution
 from mtzoo.nn.blocks2d import CodeToMap, as_video_frames, check_sizes, join_codes, stage_widths
-from mtzoo.nn.norm import Norm, dcgan_init_, needs_bias, norm2d, spectral
+from mtzoo.nn.norm import Norm, initialise_, needs_bias, norm2d, spectral
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card
 
@@ -90,7 +90,7 @@ class DCGANImageGenerator(ImageGenerator):
         self.blocks = nn.Sequential(*layers)
         last = nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)
         self.head = spectral(last, spectral_norm)
-        dcgan_init_(self)
+        initialise_(self, norm)
 
     def forward(self, content: Tensor, motion: Tensor) -> Tensor:
         """Paint ``(B, T, C, H, W)`` in [-1, 1].

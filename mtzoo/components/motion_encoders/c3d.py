@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from mtzoo.interfaces import (
@@ -65,6 +67,10 @@ class C3DMotionEncoder(MotionEncoder):
             averages over the whole clip and forgets the order of what is further apart than the
             network sees at once.
         space_bins: The same along each side of the 4x4 map; 1 forgets places.
+        view: What the convolutions see: the ``frames``, or the ``differences`` of neighbouring
+            frames, as the motion encoder of MCNet does (Villegas et al. 2017). In differences
+            what stands still is gone, so that the motion code carries little content over into
+            a transfer; T is then at least 3.
         norm: After each convolution.
         initial_sigma: Standard deviation of the posterior at the start of training.
 
@@ -72,7 +78,7 @@ class C3DMotionEncoder(MotionEncoder):
         MtzooError: The resolution is not supported or a size cannot work.
     """
 
-    min_frames = 2
+    min_frames = 2  # 3 for an instance that sees differences
 
     def __init__(
         self,
@@ -85,6 +91,7 @@ class C3DMotionEncoder(MotionEncoder):
         time_halvings: int = 2,
         time_bins: int = 4,
         space_bins: int = 4,
+        view: Literal["frames", "differences"] = "frames",
         norm: Norm = "batch",
         initial_sigma: float = 0.3,
     ) -> None:
@@ -97,6 +104,9 @@ class C3DMotionEncoder(MotionEncoder):
         self.resolution = resolution
         self.channels = channels
         self.motion_dim = motion_dim
+        self.view = view
+        if view == "differences":
+            self.min_frames = 3
         layers: list[nn.Module] = []
         inputs = channels
         for stage, outputs in enumerate(widths(width, stages)):
@@ -123,14 +133,16 @@ class C3DMotionEncoder(MotionEncoder):
         """Encode videos.
 
         Args:
-            video: ``(B, T, C, H, W)`` in [-1, 1], T at least 2.
+            video: ``(B, T, C, H, W)`` in [-1, 1], T at least ``min_frames``.
 
         Returns:
             Mean and log-variance, ``(B, motion_dim)`` each.
 
         Raises:
-            MtzooError: The clip is shorter than 2 frames or its frames are of another size.
+            MtzooError: The clip is shorter than ``min_frames`` or its frames are of another size.
         """
         check_video(video, self.channels, self.resolution, self.min_frames, WHO)
+        if self.view == "differences":
+            video = video[:, 1:] - video[:, :-1]
         features = self.features(video.transpose(1, 2))  # (B, C', T', 4, 4)
         return Gaussian(*self.head(features))

@@ -46,6 +46,7 @@ class Shapes(WorldPairs):
         families: The motions there are.
         backgrounds: The grounds there are.
         scale: Factor on the size of all shapes, 0.5 to 1.5.
+        palette: Colours told apart by brightness (``soft``) or by hue (``vivid``).
 
     Raises:
         MtzooError: An option is out of range.
@@ -65,9 +66,16 @@ class Shapes(WorldPairs):
         families: tuple[Family, ...] = FAMILIES,
         backgrounds: tuple[Background, ...] = BACKGROUNDS,
         scale: float = 1.0,
+        palette: Literal["soft", "vivid"] = "soft",
     ) -> None:
         super().__init__(
-            World(kinds=kinds, families=families, backgrounds=backgrounds, scale=scale),
+            World(
+                kinds=kinds,
+                families=families,
+                backgrounds=backgrounds,
+                scale=scale,
+                palette=palette,
+            ),
             split,
             seed,
             resolution=resolution,
