@@ -569,10 +569,13 @@ def test_the_average_by_hand():
     with torch.no_grad():
         model.layer.weight.fill_(2.0)
         model.layer.num_batches_tracked.fill_(7)
+        model.layer.running_mean.fill_(3.0)
     average.update(0)  # decay (1 + 0) / (10 + 0)
     assert values() == pytest.approx(0.1 * 1.0 + 0.9 * 2.0)
     average.update(100)  # decay 0.5
     assert values() == pytest.approx(0.5 * 1.9 + 0.5 * 2.0)
     assert average.model.layer.num_batches_tracked == 7
+    # running statistics follow their weights: 0 -> 0.9 * 3 -> halfway to 3
+    assert average.model.layer.running_mean.item() == pytest.approx((2.7 + 3.0) / 2)
     assert not average.model.training
     assert model.layer.weight.item() == 2.0

@@ -340,6 +340,22 @@ def test_kl_grows_linearly_to_its_weight():
         assert losses[step].item() == pytest.approx(2.0 * factor * terms["kl"].item())
 
 
+def test_content_consistency_grows_linearly_to_its_weight():
+    model, batch, draws = make(judges=False)
+    objective = DualMTGANObjective(
+        content_ramp=4,
+        content_weight=2.0,
+        motion_weight=0.0,
+        lambda_kl=0.0,
+        lambda_i=0.0,
+        lambda_v=0.0,
+    )
+    for step, factor in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)):
+        loss, terms = run(objective, model, batch, draws, step)[1]["generator"]
+        expected = 10 * (2.0 * factor * terms["content"] + terms["reconstruction"])
+        assert loss.item() == pytest.approx(expected.item())
+
+
 def test_target_videos_random_shows_one_kind_and_takes_both_in_turn():
     model, batch, _ = make()
     objective = DualMTGANObjective(target_videos="random")

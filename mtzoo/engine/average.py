@@ -30,18 +30,25 @@ class Average:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._averages: list[Tensor] = list(self.model.generators().parameters())
-        self._average_buffers: list[Tensor] = list(self.model.generators().buffers())
         self._sources: list[Tensor] = list(model.generators().parameters())
-        self._source_buffers: list[Tensor] = list(model.generators().buffers())
+        self._counters: list[Tensor] = []
+        self._source_counters: list[Tensor] = []
+        # Running statistics belong to the weights under which they were taken: those of the
+        # newest weights do not fit averaged ones, so they are averaged alike.
+        buffers = zip(self.model.generators().buffers(), model.generators().buffers(), strict=True)
+        for average, source in buffers:
+            floating = source.is_floating_point()
+            (self._averages if floating else self._counters).append(average)
+            (self._sources if floating else self._source_counters).append(source)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the model's weights after ``step`` (from 0); buffers are copied."""
+        """Move towards the model's weights and statistics after ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             self._averages, self._sources, 1.0 - decay
         )
-        if self._average_buffers:
+        if self._counters:
             torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
-                self._average_buffers, self._source_buffers
+                self._counters, self._source_counters
             )

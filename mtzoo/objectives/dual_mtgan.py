@@ -160,6 +160,9 @@ class DualMTGANObjective(Objective):
         lambda_i: Weight of the generator's part of L_GAN^I.
         lambda_v: Weight of the generator's part of L_GAN^V.
         content_weight: Factor on L_C within lambda_1; 0 is the ablation without L_C.
+        content_ramp: Steps over which L_C's weight grows linearly from 0. Its trivial minimum is
+            one code for all pictures; at full weight from step 0 it is found before the image
+            generator has learned to need content.
         motion_weight: Factor on L_M within lambda_1; 0 is the ablation without L_M.
         adversarial: Form of the adversarial terms, see `mtzoo.nn.adversarial`.
         reconstruction: Distance of L_rec; ``l1`` is the paper's.
@@ -188,6 +191,7 @@ class DualMTGANObjective(Objective):
         lambda_i: float = 0.0001,
         lambda_v: float = 1.0,
         content_weight: float = 1.0,
+        content_ramp: int = 0,
         motion_weight: float = 1.0,
         adversarial: AdversarialForm = "non_saturating",
         reconstruction: Literal["l1", "l2"] = "l1",
@@ -207,6 +211,7 @@ class DualMTGANObjective(Objective):
             "lambda_v": lambda_v,
             "content_weight": content_weight,
             "motion_weight": motion_weight,
+            "content_ramp": content_ramp,
             "kl_ramp": kl_ramp,
             "motion_start": motion_start,
             "adversarial_start": adversarial_start,
@@ -221,6 +226,7 @@ class DualMTGANObjective(Objective):
         self.adversarial: AdversarialForm = adversarial
         self.reconstruction: Literal["l1", "l2"] = reconstruction
         self.kl_reduction: Literal["sum", "mean"] = kl_reduction
+        self.content_ramp = content_ramp
         self.kl_ramp = kl_ramp
         self.motion_target = motion_target
         self.motion_gradient = motion_gradient
@@ -385,7 +391,7 @@ class DualMTGANObjective(Objective):
             image, video = ramp * image, ramp * video
 
         loss = self.total(
-            self.content_weight * content,
+            _grown(step, self.content_ramp) * self.content_weight * content,
             reconstruction,
             self.motion_weight * motion,
             _grown(step, self.kl_ramp) * kl,
