@@ -136,6 +136,11 @@ def test_faults_are_one_line(
     assert says in message
 
 
+def test_a_misspelt_set_is_named_before_its_options(capsys: pytest.CaptureFixture[str]):
+    line = fails(capsys, "prepare", "weizman", "--source", "x", "--output", "y")
+    assert "Did you mean 'weizmann'?" in line
+
+
 def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
     assert fails(capsys, "ls", "--name").startswith("mtzoo ls has no option --name.")
 

@@ -86,7 +86,9 @@ def _run(arguments: list[str]) -> int:
         )
     try:
         args, rest = parser.parse_known_args(arguments)
-    except MtzooError:
+    except MtzooError as error:
+        if "invalid choice" in str(error):  # a misspelt word before the options
+            raise
         # A misspelt option is why another is missing; say that instead.
         misspelt = [a for a in arguments if a.startswith("--") and len(a) > 2]
         misspelt = [a for a in misspelt if a.partition("=")[0] not in _options(arguments)]
