@@ -101,7 +101,7 @@ class MotionEncoder(Component):
     takes = ("resolution", "channels")
     gives = ("motion_dim",)
     motion_dim: int
-    min_frames: ClassVar[int] = 1
+    min_frames: int = 1
 
     @abc.abstractmethod
     def forward(self, video: Tensor) -> Gaussian:
@@ -189,7 +189,7 @@ class VideoDiscriminator(Component):
     """Judges a whole video (D_V of the paper)."""
 
     takes = ("resolution", "channels")
-    min_frames: ClassVar[int] = 1
+    min_frames: int = 1
 
     @abc.abstractmethod
     def forward(self, video: Tensor) -> Tensor:

@@ -312,7 +312,9 @@ def test_motion_gradient_policies(policy, encoder_learns, target_learns):
 
 def test_starts_and_ramp():
     model, batch, draws = make()
-    objective = DualMTGANObjective(motion_start=3, adversarial_start=4, adversarial_ramp=4)
+    objective = DualMTGANObjective(
+        motion_start=3, motion_ramp=6, adversarial_start=4, adversarial_ramp=4
+    )
     shared, losses = run(objective, model, batch, draws, step=0)
     assert shared.transferred is None
     assert set(losses) == {"generator"}
@@ -322,7 +324,7 @@ def test_starts_and_ramp():
     assert set(losses) == {"generator"}
     shared, losses = run(objective, model, batch, draws, step=5)
     loss, terms = losses["generator"]
-    expected = 10 * (terms["content"] + terms["reconstruction"] + terms["motion"])
+    expected = 10 * (terms["content"] + terms["reconstruction"] + 3 / 6 * terms["motion"])
     expected = expected + 0.01 * terms["kl"]
     expected = expected + 2 / 4 * (0.0001 * terms["image"] + terms["video"])
     torch.testing.assert_close(loss.detach(), expected)

@@ -187,8 +187,9 @@ class DualMTGAN(Model):
 
         posterior: Gaussian = self.motion_encoder(video)
         code = posterior.sample(code_noise)
-        sampling = target is not None and prior_code is not None
-        entering = torch.cat([code, prior_code]) if sampling else code
+        if target is None:
+            prior_code = None
+        entering = code if prior_code is None else torch.cat([code, prior_code])
         motion = self.motion_generator(entering, frames)
 
         own = content if self.content_frames == "each" else content[:, :1].expand(-1, frames, -1)
@@ -197,7 +198,7 @@ class DualMTGAN(Model):
             still = codes[len(shown) :].unsqueeze(1).expand(-1, frames, -1)
             contents.append(still)
             motions.append(motion[:batch])
-            if sampling:
+            if prior_code is not None:
                 contents.append(still)
                 motions.append(motion[batch:])
         made = self.image_generator(torch.cat(contents), torch.cat(motions)).split(batch)
@@ -207,7 +208,7 @@ class DualMTGAN(Model):
             code=code,
             reconstruction=made[0],
             transferred=made[1] if target is not None else None,
-            sampled=made[2] if sampling else None,
+            sampled=made[2] if prior_code is not None else None,
         )
 
     def transfer(self, image: Tensor, video: Tensor) -> Tensor:

@@ -178,6 +178,9 @@ class DualMTGANObjective(Objective):
         target_videos: Which V~_y the discriminators see ("either one of" in the paper):
             ``both``, or ``random``: V~_{y,d} or V~_{y,s}, drawn once a step.
         motion_start: First step with L_M.
+        motion_ramp: Steps over which L_M's weight grows linearly from 0, after ``motion_start``.
+            On blurred early videos it is large, and at full weight the generators would please
+            E_M instead of rebuilding the video.
         adversarial_start: First step with the adversarial terms and the discriminators' phase.
         adversarial_ramp: Steps over which the generator's adversarial terms grow linearly from 0
             to full weight, after ``adversarial_start``.
@@ -201,6 +204,7 @@ class DualMTGANObjective(Objective):
         motion_gradient: Literal["all", "detach_target", "freeze_encoder"] = "freeze_encoder",
         target_videos: Literal["both", "random"] = "both",
         motion_start: int = 0,
+        motion_ramp: int = 0,
         adversarial_start: int = 0,
         adversarial_ramp: int = 0,
     ) -> None:
@@ -214,6 +218,7 @@ class DualMTGANObjective(Objective):
             "content_ramp": content_ramp,
             "kl_ramp": kl_ramp,
             "motion_start": motion_start,
+            "motion_ramp": motion_ramp,
             "adversarial_start": adversarial_start,
             "adversarial_ramp": adversarial_ramp,
         }
@@ -232,6 +237,7 @@ class DualMTGANObjective(Objective):
         self.motion_gradient = motion_gradient
         self.target_videos = target_videos
         self.motion_start = motion_start
+        self.motion_ramp = motion_ramp
         self.adversarial_start = adversarial_start
         self.adversarial_ramp = adversarial_ramp
 
@@ -360,7 +366,6 @@ class DualMTGANObjective(Objective):
         motion = image = video = zero
 
         if self._matching(step):
-            assert shared.transferred is not None
             motion = self._motion(model, shared)
             terms["motion"] = motion
 
@@ -393,7 +398,7 @@ class DualMTGANObjective(Objective):
         loss = self.total(
             _grown(step, self.content_ramp) * self.content_weight * content,
             reconstruction,
-            self.motion_weight * motion,
+            _grown(step - self.motion_start, self.motion_ramp) * self.motion_weight * motion,
             _grown(step, self.kl_ramp) * kl,
             image,
             video,
@@ -402,6 +407,7 @@ class DualMTGANObjective(Objective):
 
     def _motion(self, model: DualMTGAN, shared: Generated) -> Tensor:
         """L_M, both terms of Eq. 7, with E_M run once on both generated videos."""
+        assert shared.transferred is not None
         target = shared.posterior.mean if self.motion_target == "mean" else shared.code
         if self.motion_gradient != "all":
             target = target.detach()

@@ -5,7 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mtzoo.interfaces import ContentEncoder, check_resolution
-from mtzoo.nn.blocks2d import CodeOutput, check_image, check_sizes, code_output, conv_tower
+from mtzoo.nn.blocks2d import (
+    CodeOutput,
+    check_image,
+    check_sizes,
+    code_output,
+    conv_tower,
+    stage_widths,
+)
 from mtzoo.nn.norm import Norm, initialise_, spectral
 from mtzoo.registries import content_encoders
 from mtzoo.registry import Card
@@ -70,7 +77,7 @@ class DCGANContentEncoder(ContentEncoder):
         self.channels = channels
         self.content_dim = content_dim
         self.tower = conv_tower(channels, resolution, width, norm, spectral_norm, first_norm=True)
-        last = self.tower[-1][0].out_channels
+        last = stage_widths(resolution, width)[-1]
         self.head = spectral(nn.Conv2d(last, content_dim, 4), spectral_norm)
         self.output = code_output(output, content_dim)
         initialise_(self, norm)

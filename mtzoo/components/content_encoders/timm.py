@@ -117,6 +117,9 @@ class TimmContentEncoder(ContentEncoder):
             normalises over the batch on a 1x1 map.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self,
         resolution: int,
@@ -136,7 +139,7 @@ class TimmContentEncoder(ContentEncoder):
         self.content_dim = content_dim
         self.model = model
         self.backbone = _backbone(model, pretrained, resolution, channels)
-        cfg = self.backbone.pretrained_cfg
+        cfg: dict[str, tuple[float, ...]] = vars(self.backbone)["pretrained_cfg"]
         mean, std = torch.tensor(cfg["mean"]), torch.tensor(cfg["std"])
         if channels != len(mean):
             mean, std = mean.mean().expand(channels), std.mean().expand(channels)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mtzoo.interfaces import ImageDiscriminator, check_resolution
-from mtzoo.nn.blocks2d import check_image, check_sizes, conv_tower
+from mtzoo.nn.blocks2d import check_image, check_sizes, conv_tower, stage_widths
 from mtzoo.nn.norm import Norm, dcgan_init_, spectral
 from mtzoo.registries import image_discriminators
 from mtzoo.registry import Card
@@ -60,7 +60,7 @@ class PairImageDiscriminator(ImageDiscriminator):
         self.tower = conv_tower(
             2 * channels, resolution, width, norm, spectral_norm, first_norm=False
         )
-        self.head = spectral(nn.Conv2d(self.tower[-1][0].out_channels, 1, 4), spectral_norm)
+        self.head = spectral(nn.Conv2d(stage_widths(resolution, width)[-1], 1, 4), spectral_norm)
         dcgan_init_(self)
 
     def forward(self, condition: Tensor, frame: Tensor) -> Tensor:

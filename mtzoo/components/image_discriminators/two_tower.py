@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import ImageDiscriminator, check_resolution
-from mtzoo.nn.blocks2d import check_image, check_sizes, conv_tower
+from mtzoo.nn.blocks2d import check_image, check_sizes, conv_tower, stage_widths
 from mtzoo.nn.norm import Norm, dcgan_init_, needs_bias, norm2d, spectral
 from mtzoo.registries import image_discriminators
 from mtzoo.registry import Card
@@ -78,7 +78,7 @@ class TwoTowerImageDiscriminator(ImageDiscriminator):
         self.condition_tower = conv_tower(
             channels, resolution, width, norm, spectral_norm, first_norm=False
         )
-        last = self.frame_tower[-1][0].out_channels
+        last = stage_widths(resolution, width)[-1]
         self.embedding = spectral(nn.Conv2d(last, embed_dim, 4), spectral_norm)
         self.mix: nn.Module | None = None
         self.projection: nn.Module | None = None
