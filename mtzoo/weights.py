@@ -30,6 +30,9 @@ from mtzoo.registries import models
 FORMAT = 1
 """Version of the layout that is written; older ones are read, newer ones refused."""
 
+MAX_FRAMES = 4096
+"""Longest clip that a configuration may ask for by default."""
+
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
@@ -203,6 +206,10 @@ def _check_config(config: object, where: Path) -> None:
             raise MtzooError(
                 f"{where}: {key!r} must be a whole number of at least 1, not {config.get(key)!r}"
             )
+    if config["frames"] > MAX_FRAMES:
+        raise MtzooError(
+            f"{where}: 'frames' must lie between 1 and {MAX_FRAMES}, not {config['frames']}"
+        )
     if not isinstance(config.get("model"), dict):
         raise MtzooError(f"{where}: the section 'model' is missing or not a mapping")
 

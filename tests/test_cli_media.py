@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -271,7 +273,8 @@ def test_of_a_truncated_video_the_whole_frames_are_taken(
 
 def test_a_clip_too_short_for_the_model(mtzoo, files: Path, tmp_path: Path) -> None:
     line = refused(mtzoo("transfer", frames=1), tmp_path)
-    assert "at least" in line
+    assert "video.mp4 gives 1 frame here" in line
+    assert "--frames" in line
 
 
 @pytest.mark.parametrize(
@@ -302,6 +305,33 @@ def test_wrong_arguments_of_sample(mtzoo, tmp_path: Path, options, says: str) ->
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_output_beyond_memory_is_refused_before_the_work(mtzoo, tmp_path: Path) -> None:
+    line = refused(mtzoo("sample", samples=64, frames=64, scale=32), tmp_path)
+    assert "GiB" in line
+    assert "--scale" in line
+
+
+def test_an_input_is_not_overwritten(mtzoo, files: Path, tmp_path: Path) -> None:
+    video = tmp_path / "mine.mp4"
+    video.write_bytes((files / "video.mp4").read_bytes())
+    code, _, err = mtzoo(
+        "transfer", video=video, output=tmp_path / ".." / tmp_path.name / video.name
+    )
+    assert code == 2
+    assert "is an input too" in err
+    assert video.read_bytes() == (files / "video.mp4").read_bytes()
+
+
+def test_a_configuration_with_endless_clips(mtzoo, files: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(files / "run" / "model", model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "frames": 10**9}))
+    code, _, err = mtzoo("sample", model=model)
+    assert code == 2
+    assert "'frames' must lie between 1 and 4096" in err
+
+
 def test_a_gpu_that_is_not_there(mtzoo, tmp_path: Path) -> None:
     assert "--device cpu" in refused(mtzoo("transfer", device="cuda"), tmp_path)
 

@@ -19,6 +19,7 @@ from engine_kit import differences, newest, tiny
 
 from mtzoo.data.datasets.shapes import Shapes
 from mtzoo.engine import checkpoint, fit
+from mtzoo.engine.loop import _refreshed
 from mtzoo.engine.signals import StopFlag
 from mtzoo.errors import MtzooError
 
@@ -206,6 +207,15 @@ def test_what_cannot_be_resumed_says_so(tmp_path: Path, whole: Path):
     other.model["image_generator"]["width"] = 6
     with pytest.raises(MtzooError, match=r"model.image_generator.width: .* has 4, the recipe 6"):
         fit(other, whole, resume=True)
+
+
+def test_a_recipe_older_than_an_option_is_read_with_its_default(tmp_path: Path):
+    text = tiny(tmp_path).to_yaml()
+    line = next(row for row in text.splitlines() if "motion_ramp" in row)
+    older = text.replace(line + "\n", "")
+    assert older != text
+    assert _refreshed(older) == text
+    assert _refreshed("objective: {gone: 1}") == "objective: {gone: 1}"
 
 
 def test_resuming_a_finished_run_only_looks_at_it_again(tmp_path: Path, whole: Path):

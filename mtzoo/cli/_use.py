@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_FRAMES = 4096
 """A longer clip in one piece is a slip of the keyboard."""
 
+MAX_BYTES = 2**30
+"""Written pictures larger than this in memory are a slip of the keyboard, too."""
+
 SHOWN = 256
 """Least side in pixels at which a clip is written unless a scale is given."""
 
@@ -41,12 +44,44 @@ def check_seed(value: int) -> None:
         raise MtzooError(f"--seed must lie between 0 and 2**63 - 1, not {value}")
 
 
-def check_output(path: str, scale: int | None) -> Path:
-    """Return the output's path when it can be written and the scale is possible."""
+def check_output(path: str, scale: int | None, *inputs: str) -> Path:
+    """Return the output's path when it can be written, is no input and the scale is possible."""
     from mtzoo import media
 
     check_count("--scale", scale, most=32)
-    return media.check_output(path)
+    output = media.check_output(path)
+    for given in inputs:
+        if Path(given).resolve() == output.resolve():
+            raise MtzooError(
+                f"--output {path} is an input too and would be lost; name another file"
+            )
+    return output
+
+
+def check_size(output: Path, pictures: int, side: int, scale: int | None) -> None:
+    """Refuse an output of ``pictures`` squares of ``side`` pixels that memory would not hold."""
+    enlarged = side * (scale or (1 if output.suffix.lower() == ".png" else shown_scale(side)))
+    size = 3 * pictures * enlarged**2
+    if size > MAX_BYTES:
+        raise MtzooError(
+            f"{output} would take {size / 2**30:.1f} GiB of pixels ({pictures} pictures of "
+            f"{enlarged}x{enlarged}); take a smaller --scale or fewer --frames or --samples"
+        )
+
+
+def shown_scale(side: int) -> int:
+    """How often a clip of ``side`` pixels is enlarged where no scale is given."""
+    return max(1, math.ceil(SHOWN / side))
+
+
+def check_clip(model: Model, frames: int, video: str) -> None:
+    """Refuse a source clip that is shorter than the model's parts can take."""
+    least = max(int(getattr(part, "min_frames", 1)) for part in model.generators().modules())
+    if frames < least:
+        raise MtzooError(
+            f"{video} gives {frames} frame{'s' * (frames != 1)} here and the model needs at least "
+            f"{least}; raise --frames or --fps, or take a longer video"
+        )
 
 
 def pick_device(name: str) -> torch.device:
@@ -114,4 +149,4 @@ def write_clip(path: Path, frames: Tensor, fps: float, scale: int | None, side: 
     """Write a clip whose single pictures are ``side`` pixels wide, large enough to look at."""
     from mtzoo import media
 
-    media.write(path, frames, fps=fps, scale=scale or max(1, math.ceil(SHOWN / side)))
+    media.write(path, frames, fps=fps, scale=scale or shown_scale(side))

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     _use.check_count("--frames", args.frames)
     _use.check_rate(args.fps)
     _use.check_seed(args.seed)
-    output = _use.check_output(args.output, args.scale)
+    output = _use.check_output(args.output, args.scale, args.image)
 
     import torch
 
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     device = _use.pick_device(args.device)
     model, config = _use.load(args.model, device)
     frames = args.frames or config["frames"]
+    _use.check_size(output, args.samples * frames, model.resolution, args.scale)
     image = media.read_image(args.image, resolution=model.resolution)
     # Drawn on the CPU, so that the motions do not depend on the device.
     generator = torch.Generator().manual_seed(args.seed)

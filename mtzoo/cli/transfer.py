@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     # What would fail at the end is looked at before the work.
     _use.check_count("--frames", args.frames)
     _use.check_rate(args.fps)
-    output = _use.check_output(args.output, args.scale)
+    output = _use.check_output(args.output, args.scale, args.image, args.video)
 
     import torch
 
@@ -85,6 +85,9 @@ def run(args: argparse.Namespace) -> int:
     frames = args.frames or config["frames"]
     image = media.read_image(args.image, resolution=model.resolution)
     clip = media.read_video(args.video, resolution=model.resolution, frames=frames, fps=args.fps)
+    _use.check_clip(model, len(clip.frames), args.video)
+    shown = 3 if args.side_by_side else 1
+    _use.check_size(output, shown * len(clip.frames), model.resolution, args.scale)
     with _use.computing(device), torch.inference_mode():
         picture = _use.to_video(image[None], model.channels)[:, 0].to(device)
         video = _use.to_video(clip.frames, model.channels).to(device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ from mtzoo.engine.schedule import scale
 from mtzoo.engine.signals import StopFlag
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Component, Draws, Model, Objective, PairDataset, check_frames
-from mtzoo.recipe import Recipe, build_dataset, build_model, build_objective
+from mtzoo.recipe import Recipe, build_dataset, build_model, build_objective, load_recipe
 
 Half = Literal["generators", "discriminators"]
 HALVES: tuple[Half, ...] = ("generators", "discriminators")
@@ -563,7 +564,7 @@ class _Run:
         Raises:
             MtzooError: Names the first key that differs.
         """
-        old, new = (_flat(yaml.safe_load(t)) for t in (text, self.recipe.to_yaml()))
+        old, new = (_flat(yaml.safe_load(t)) for t in (_refreshed(text), self.recipe.to_yaml()))
         for key in dict.fromkeys([*old, *new]):
             free = key == "name" or (key.startswith("engine.") and key != "engine.batch_size")
             if not free and old.get(key) != new.get(key):
@@ -619,6 +620,17 @@ def _fingerprint(parameter: Tensor) -> Tensor:
     """An int64 scalar that differs where weights differ, for all practical purposes."""
     flat = parameter.detach().to(torch.float32).contiguous().view(-1).view(torch.int32)
     return flat.to(torch.int64).sum()
+
+
+def _refreshed(text: str) -> str:
+    """A checkpoint's recipe as this version resolves it: options that came later have defaults."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "recipe.yaml"
+        file.write_text(text, encoding="utf-8")
+        try:
+            return load_recipe(file).to_yaml()
+        except MtzooError:  # an option has gone since: compare what was written
+            return text
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
