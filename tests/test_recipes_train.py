@@ -48,10 +48,11 @@ def test_there_are_five_recipes():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipe_trains(path: Path, tmp_path: Path):
     overrides = list(SHRUNKEN)
-    if load_recipe(path).data["name"] == "clips":
+    data = load_recipe(path).data
+    if data["name"] == "clips":
         root = tmp_path / "store"
         with StoreWriter(
-            root, source="test", resolution=64, fps=25.0, split_by=("time", "person")
+            root, source=data["source"], resolution=64, fps=25.0, split_by=("time", "person")
         ) as writer:
             for i in range(3):
                 frames = torch.randint(0, 256, (64, 64, 64, 3), dtype=torch.uint8)
@@ -63,11 +64,13 @@ def test_the_recipe_trains(path: Path, tmp_path: Path):
                     source="test",
                     source_range=(0, 64),
                 )
+            writer.finish()
         overrides += [f"--data.root={root}"]
     recipe = load_recipe(path, overrides)
     result = fit(recipe, tmp_path / "run")
     assert result["step"] == 2
-    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
+    with (tmp_path / "run" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2"]
     # every term of Eq. 8 is there and finite
     for term in ("content", "reconstruction", "motion", "kl", "image", "video"):
@@ -92,10 +95,8 @@ def test_the_paper_recipes_keep_what_the_paper_fixes(name: str):
     assert recipe.model["video_discriminator"] is not None
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES[:4], ids=lambda path: path.stem)
 def test_every_value_of_the_paper_recipes_says_where_it_comes_from(path: Path):
-    if path.stem == "quickstart":
-        pytest.skip("the quickstart is not the paper's; its comments say why, not whence")
     for number, line in enumerate(path.read_text().splitlines(), 1):
         key, _, rest = line.partition(":")
         value = rest.partition("#")[0].strip()
