@@ -376,6 +376,8 @@ class PairDataset(Dataset[dict[str, Tensor]], abc.ABC):
     channels: int
     frames: int
     has_truth: bool = False
+    on_disk: ClassVar[bool] = False
+    """Whether building it reads data that the user must have; checks of recipes build no such."""
 
     @abc.abstractmethod
     def __getitem__(self, position: int) -> dict[str, Tensor]:

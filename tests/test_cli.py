@@ -268,7 +268,7 @@ def test_validate_builds_so_that_sizes_count(
 ) -> None:
     tiny.write_text(TINY.replace("resolution: 32", "resolution: 33"))
     assert main(["validate", str(tiny)]) == 2
-    assert f"wrong  {tiny}:5: model.content_encoder: " in capsys.readouterr().out
+    assert f"wrong  {tiny}:2: data.resolution: " in capsys.readouterr().out
 
 
 # ---- fit ----------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_fit_refuses_what_cannot_work_before_it_begins(
     tiny: Path, trained: list[SimpleNamespace], capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = fails(capsys, "fit", "--recipe", "tiny.yaml", "--data.resolution", "33")
-    assert message.startswith("tiny.yaml:5: model.content_encoder: ")
+    assert message.startswith("--data.resolution: ")
     assert fails(capsys, "fit", "--recipe", "tiny.yaml", "stray").startswith("'stray' was not")
     assert trained == []
 

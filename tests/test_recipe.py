@@ -219,6 +219,19 @@ def test_mtzoo_s_own_recipes_all_validate() -> None:
         assert first == f"# mtzoo fit --recipe recipes/{file.name}"
 
 
+def test_a_size_that_cannot_work_is_laid_to_the_key_that_says_it(tmp_path: Path) -> None:
+    text = (ROOT / "recipes" / "quickstart.yaml").read_text()
+    file = tmp_path / "r.yaml"
+    file.write_text(text.replace("resolution: 32", "resolution: 33"))
+    line = next(n for n, row in enumerate(text.splitlines(), 1) if "resolution: 32" in row)
+    with pytest.raises(MtzooError, match=rf"r.yaml:{line}: data.resolution: .*32, 64, 128"):
+        check_recipe(load_recipe(file))
+    with pytest.raises(MtzooError, match=r"^--data.resolution: "):
+        check_recipe(load_recipe(ROOT / "recipes" / "quickstart.yaml", ["--data.resolution=33"]))
+    with pytest.raises(MtzooError, match="no kind of shape"):
+        check_recipe(load_recipe(ROOT / "recipes" / "quickstart.yaml", ["--data.kinds=[]"]))
+
+
 # ---- building -----------------------------------------------------------------------------------
 
 
@@ -285,16 +298,18 @@ def test_checking_touches_neither_data_nor_the_global_generators(base: Path) -> 
 
 def test_sizes_that_cannot_work_name_the_part_and_the_line(base: Path) -> None:
     message = fault(base, "--data.resolution", "48")
-    assert message.startswith(f"{base}:6: model.content_encoder: ")
+    assert message.startswith("--data.resolution: ")
     assert "resolution 48" in message
     base.write_text(BASE.replace("width: 8\n", "width: -8\n"))
     message = fault(base)
-    assert message.startswith(f"{base}:6: model.content_encoder: ")
+    assert message.startswith(f"{base}:8: model.content_encoder.width: ")
     assert "-8" in message
     base.write_text(BASE.replace("frames: 6", "frames: 1"))
-    assert fault(base).startswith(f"{base}:3: data.frames: clips of 1 frames are too short")
+    assert fault(base).startswith(f"{base}:3: data.frames: ")
+    message = fault(base, "--data.frames=3", "--model.video_discriminator.name=c3d")
+    assert message.startswith("--data.frames: clips of 3 frames are too short for model.video_d")
     base.write_text(BASE.replace("lambda_1: 2", "lambda_1: -2"))
-    assert fault(base).startswith(f"{base}:13: objective: ")
+    assert fault(base).startswith(f"{base}:13: objective.lambda_1: ")
 
 
 def test_an_objective_or_engine_out_of_range_names_its_key(base: Path) -> None:

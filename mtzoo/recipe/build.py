@@ -6,6 +6,7 @@ takes and gives from its base class.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,6 +118,8 @@ def check_recipe(recipe: Recipe) -> None:
     """
     registry = REGISTRIES["objectives"]
     _build(recipe.objective, registry, ("objective",), {}, {}, True, recipe.where)
+    if not REGISTRIES["datasets"].get(str(recipe.data["name"])).on_disk:
+        build_dataset(recipe.data, split="train", seed=recipe.seed, where=recipe.where)
     parts: dict[str, Any] = {}
     faults: list[MtzooError] = []
     for resolution, channels in _sizes(recipe):
@@ -205,7 +208,9 @@ def _build(
     try:
         return sign.target(**arguments)
     except MtzooError as error:
-        raise where.fault(key, str(error)) from error
+        # A message that names one option is about that option.
+        named = [o for o in sign.options if re.search(rf"\b{o}\b", str(error))]
+        raise where.fault((*key, *named) if len(named) == 1 else key, str(error)) from error
     except _UNWORKABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise where.fault(

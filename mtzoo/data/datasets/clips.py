@@ -95,6 +95,8 @@ class ClipsDataset(PairDataset):
         left_out: How many videos of the split are too short for a window.
     """
 
+    on_disk = True
+
     def __init__(
         self,
         split: Literal["train", "test"],
