@@ -19,13 +19,6 @@ from mtzoo.nn.norm import Norm, needs_bias, norm2d, spectral
 CodeOutput = Literal["linear", "tanh", "layer_norm"]
 
 
-def check_sizes(who: str, **sizes: int) -> None:
-    """Raise `MtzooError` for the first of ``sizes`` that is not a positive integer."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise MtzooError(f"{who}: {name} must be a whole number of at least 1, not {size!r}")
-
-
 def check_image(image: Tensor, channels: int, resolution: int, who: str) -> None:
     """Raise `MtzooError` unless ``image`` is ``(N, channels, resolution, resolution)``."""
     wanted = (channels, resolution, resolution)

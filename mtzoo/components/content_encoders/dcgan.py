@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mtzoo.interfaces import ContentEncoder, check_resolution
+from mtzoo.interfaces import ContentEncoder, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import (
     CodeOutput,
     check_image,
-    check_sizes,
     code_output,
     conv_tower,
     stage_widths,

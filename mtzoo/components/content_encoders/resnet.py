@@ -5,12 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtzoo.interfaces import ContentEncoder, check_resolution
+from mtzoo.interfaces import ContentEncoder, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import (
     CodeOutput,
     ResidualDown,
     check_image,
-    check_sizes,
     code_output,
     stage_widths,
 )

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mtzoo.errors import MtzooError, did_you_mean
-from mtzoo.interfaces import ContentEncoder, check_resolution
-from mtzoo.nn.blocks2d import CodeOutput, check_image, check_sizes, code_output
+from mtzoo.interfaces import ContentEncoder, check_resolution, check_sizes
+from mtzoo.nn.blocks2d import CodeOutput, check_image, code_output
 from mtzoo.registries import content_encoders
 from mtzoo.registry import Card
 

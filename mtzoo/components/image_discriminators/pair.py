@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtzoo.interfaces import ImageDiscriminator, check_resolution
-from mtzoo.nn.blocks2d import check_image, check_sizes, conv_tower, stage_widths
+from mtzoo.interfaces import ImageDiscriminator, check_resolution, check_sizes
+from mtzoo.nn.blocks2d import check_image, conv_tower, stage_widths
 from mtzoo.nn.norm import Norm, dcgan_init_, spectral
 from mtzoo.registries import image_discriminators
 from mtzoo.registry import Card

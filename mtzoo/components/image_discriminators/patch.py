@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import ImageDiscriminator, check_resolution
-from mtzoo.nn.blocks2d import check_image, check_sizes, conv_down
+from mtzoo.interfaces import ImageDiscriminator, check_resolution, check_sizes
+from mtzoo.nn.blocks2d import check_image, conv_down
 from mtzoo.nn.norm import Norm, dcgan_init_, spectral
 from mtzoo.registries import image_discriminators
 from mtzoo.registry import Card

@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from mtzoo.interfaces import ImageGenerator, check_resolution
-from mtzoo.nn.blocks2d import CodeToMap, as_video_frames, check_sizes, join_codes, stage_widths
+from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
+from mtzoo.nn.blocks2d import CodeToMap, as_video_frames, join_codes, stage_widths
 from mtzoo.nn.norm import Norm, initialise_, needs_bias, norm2d, spectral
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtzoo.interfaces import ImageGenerator, check_resolution
+from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import (
     CodeToMap,
     ResidualUp,
     as_video_frames,
-    check_sizes,
     join_codes,
     stage_widths,
 )
