@@ -144,12 +144,11 @@ def test_the_command_line_knows_it(site: Path) -> None:
     assert " dcgan " in out
     assert out.endswith("ok r.yaml 1 checked, 0 wrong")
     faults = done.stderr.splitlines()
-    place = "mtzoo: error: r.yaml:4: model.content_encoder"
     typed = "mtzoo: error: --model.content_encoder"
     assert len(faults) == 4
     assert faults[0].startswith(f"{typed}.bais: unknown option of content encoder 'mean_colour'.")
     assert "Did you mean 'bias'?" in faults[0]
-    assert faults[1] == f"{place}: mean_colour: content_dim 0 must be at least 1"
+    assert faults[1] == f"{typed}.content_dim: mean_colour: content_dim 0 must be at least 1"
     assert faults[2].startswith(f"{typed}.channels: handed on by the assembly; set data.channels")
     assert faults[3].startswith(f"{typed}.name: the content encoder 'broken' of the installed")
 
