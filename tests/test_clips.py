@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import mtzoo
 from mtzoo.data.datasets.clips import ClipsDataset
-from mtzoo.data.store import StoreWriter
+from mtzoo.data.writer import StoreWriter
 from mtzoo.errors import MtzooError
 
 SIDE = 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mtzoo
-from mtzoo.data.store import StoreWriter
+from mtzoo.data.writer import StoreWriter
 from mtzoo.engine import fit
 from mtzoo.recipe import load_recipe
 

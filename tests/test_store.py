@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 
-from mtzoo.data import store as store_module
-from mtzoo.data.store import ClipStore, StoreWriter
+from mtzoo.data import writer as writer_module
+from mtzoo.data.store import ClipStore
+from mtzoo.data.writer import StoreWriter
 from mtzoo.errors import MtzooError
 
 SIDE = 4
@@ -258,7 +259,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     def fail(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(store_module, "save_file", fail)
+    monkeypatch.setattr(writer_module, "save_file", fail)
     with pytest.raises(MtzooError, match="No space left on device"):
         write(tmp_path / "store")
     assert list(tmp_path.iterdir()) == []

@@ -38,7 +38,7 @@ from PIL import Image
 
 from mtzoo import media
 from mtzoo.data.prepare.report import Progress, Report, no_progress
-from mtzoo.data.store import StoreWriter, check_output
+from mtzoo.data.writer import StoreWriter, check_output
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import check_resolution
 
