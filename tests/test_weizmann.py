@@ -330,7 +330,10 @@ def test_the_verb(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "3 videos found, 3 used, 0 skipped" in printed
     assert str(out) in printed
     assert ClipStore(out).resolution == 32
-    with pytest.raises(MtzooError, match="holds something"):
+    assert args.func(args) == 0
+    assert "was there already" in capsys.readouterr().out
+    args.resolution = 64
+    with pytest.raises(MtzooError, match="other options"):
         args.func(args)
     with pytest.raises(SystemExit):
         parser.parse_args(["prepare", "weizmann"])

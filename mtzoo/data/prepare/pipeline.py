@@ -7,15 +7,36 @@ on after a kill, and doing nothing when all is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from mtzoo.data.prepare.report import Progress, Report, no_progress
+from mtzoo.data.store import MANIFEST, ClipStore
+from mtzoo.data.writer import StoreWriter, check_output
+from mtzoo.errors import MtzooError
+
+REPORT = "report.json"
+MAX_WORKERS = 512
 
 Ranges = Sequence[tuple[str, int, int]]
 """``(split, start, stop)``: which of a video's frames belong to which split."""
@@ -30,10 +51,14 @@ class Task(Protocol):
     """
 
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """What it reads."""
+        ...
 
     @property
-    def videos(self) -> int: ...
+    def videos(self) -> int:
+        """How many videos it is expected to give."""
+        ...
 
 
 T = TypeVar("T", bound=Task)
@@ -128,6 +153,16 @@ class Preparation(Generic[T]):
     left_out: Sequence[LeftOut] = ()
 
 
+def check_target(output: str | Path) -> Path:
+    """Return ``output`` as an absolute path if `run` may use it; meant for before long work.
+
+    Raises:
+        MtzooError: It is a file, or a folder that holds something other than a clip store.
+    """
+    root = Path(output).resolve()
+    return root if (root / MANIFEST).is_file() else check_output(root)
+
+
 def run(
     preparation: Preparation[T],
     *,
@@ -135,5 +170,274 @@ def run(
     strict: bool = False,
     progress: Progress = no_progress,
 ) -> Report:
-    """Make the clip store; being written (see the tests' stand-in)."""
-    raise RuntimeError
+    """Make the clip store; whole or not at all.
+
+    Videos are stored in the tasks' order, whatever the number of workers. A run that was killed
+    leaves ``<output>.partial`` and the same run, given again, goes on from there to the same
+    bytes. Where ``output`` already is what would come out, nothing is done.
+
+    Args:
+        preparation: What to do.
+        workers: Processes that do the work; 0 works in this one.
+        strict: Raise on the first video that would be left out, and leave nothing.
+        progress: Told of every task that is done.
+
+    Returns:
+        What was done; also written to ``report.json`` in the store.
+
+    Raises:
+        MtzooError: Nothing can be used, ``output`` holds something else, the disk refuses, or,
+            with ``strict``, something would be left out.
+    """
+    started = time.monotonic()
+    if not 0 <= workers <= MAX_WORKERS:
+        raise MtzooError(f"workers must lie between 0 and {MAX_WORKERS}, not {workers}")
+    inputs = _inputs(preparation)
+    if (earlier := _earlier(preparation, inputs)) is not None:
+        return earlier
+    with StoreWriter(
+        preparation.output,
+        source=preparation.source_set,
+        resolution=preparation.resolution,
+        channels=preparation.channels,
+        fps=0.0,
+        split_by=preparation.split_by,
+        decoder=preparation.decoder,
+        preparation=preparation.options,
+        resume=inputs,
+    ) as writer:
+        under_way = _Run(preparation, writer, strict)
+        first = len(writer.committed)
+        under_way.take_up()
+        tasks = preparation.tasks
+        outcomes = _outcomes(preparation.work, tasks[first:], workers)
+        total = under_way.count + sum(task.videos for task in tasks[first:])
+        progress("", under_way.count, total)
+        try:
+            with contextlib.closing(outcomes):
+                for task, outcome in outcomes:
+                    under_way.take(task, outcome)
+                    progress(task.source, under_way.count, total)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(writer.kept()) from None
+        return under_way.finish(started)
+
+
+class _Run:
+    """One preparation under way: what is stored, and what is to be told of it."""
+
+    def __init__(self, preparation: Preparation[T], writer: StoreWriter, strict: bool) -> None:
+        self.preparation = preparation
+        self.writer = writer
+        self.strict = strict
+        self.stored: list[Stored] = []
+        self.left_out: list[LeftOut] = []
+        self.count = 0
+        self._sources: dict[str, str] = {}
+
+    def take_up(self) -> None:
+        """Go on from what an earlier run had committed."""
+        if not self.writer.committed:
+            for item in self.preparation.left_out:
+                self._leave_out(item)
+            return
+        self.left_out += self.preparation.left_out
+        entries = iter(self.writer.entries)
+        for record in self.writer.committed:
+            self.count += record["videos"]
+            self.left_out += [LeftOut(*item) for item in record["left_out"]]
+            for fps, about in record["stored"]:
+                self._remember(next(entries), fps, about)
+
+    def take(self, task: Task, outcome: Sequence[Video | LeftOut]) -> None:
+        """Store what a task gave."""
+        stored, left_out = [], []
+        for item in outcome:
+            if isinstance(item, Video) and item.id in self._sources:
+                same = f"{self._sources[item.id]} is the same sequence, {item.id}"
+                item = LeftOut(item.source, same)
+            if isinstance(item, LeftOut):
+                self._leave_out(item)
+                left_out.append([item.source, item.reason])
+                continue
+            self.writer.add(
+                item.id,
+                torch.from_numpy(item.frames),
+                labels=item.labels,
+                source=item.source,
+                source_range=item.source_range,
+                tracks={name: torch.from_numpy(track) for name, track in item.tracks.items()},
+            )
+            self._remember(self.writer.entries[-1], item.fps, item.about)
+            stored.append([item.fps, item.about])
+        self.count += task.videos
+        self.writer.commit({"videos": task.videos, "left_out": left_out, "stored": stored})
+
+    def _leave_out(self, item: LeftOut) -> None:
+        if self.strict:
+            self.writer.discard()
+            where = self.preparation.source / item.source
+            raise MtzooError(f"{where}: {item.reason} (--strict allows no skipped video)")
+        self.left_out.append(item)
+        self.writer.leave_out(item.source, item.reason)
+
+    def _remember(self, entry: Mapping[str, Any], fps: float, about: Mapping[str, object]) -> None:
+        self._sources[entry["id"]] = entry["source"]
+        self.stored.append(
+            Stored(entry["id"], entry["frames"], fps, entry["source"], entry["labels"], about)
+        )
+
+    def finish(self, started: float) -> Report:
+        """Split, report and publish."""
+        preparation, writer = self.preparation, self.writer
+        found = sum(task.videos for task in preparation.tasks) + len(preparation.left_out)
+        if not self.stored:
+            writer.discard()
+            first = self.left_out[0]
+            raise MtzooError(
+                f"none of the {found} videos in {preparation.source} can be used; the first, "
+                f"{first.source}: {first.reason}"
+            )
+        writer.fps = statistics.median(video.fps for video in self.stored)
+        splits = preparation.split(self.stored)
+        frames = sum(video.frames for video in self.stored)
+        report = Report(
+            preparation.source_set,
+            writer.root,
+            found=found,
+            frames=frames,
+            bytes=frames * preparation.resolution**2 * preparation.channels,
+            used=[
+                {"id": v.id, "source": v.source, "frames": v.frames, "fps": v.fps, **v.about}
+                for v in self.stored
+            ],
+            skipped=[{"source": item.source, "reason": item.reason} for item in self.left_out],
+            notes=list(preparation.notes(self.stored)),
+            seconds=time.monotonic() - started,
+        )
+        writer.write_json(REPORT, report.as_json())
+        writer.finish(splits)
+        return report
+
+
+def _inputs(preparation: Preparation[T]) -> str:
+    """What the store is made from and how, in a hash: options, and names, sizes and times."""
+    digest = hashlib.sha256()
+    about = {"set": preparation.source_set, "options": dict(preparation.options)}
+    digest.update(json.dumps(about, sort_keys=True).encode())
+    for path in preparation.files:
+        try:
+            known = path.stat()
+            what = f"{known.st_size} {known.st_mtime_ns}"
+        except OSError:  # left out in due course
+            what = "unreadable"
+        name = os.fsencode(os.path.relpath(path, preparation.source))
+        digest.update(b"%d %b %b" % (len(name), name, what.encode()))
+    return digest.hexdigest()
+
+
+def _earlier(preparation: Preparation[T], inputs: str) -> Report | None:
+    """The report of the run that made the very store already, if one did."""
+    root = check_target(preparation.output)
+    if not (root / MANIFEST).is_file():
+        return None
+    manifest = ClipStore(root).manifest
+    if manifest.get("inputs") != inputs:
+        raise MtzooError(
+            f"{root} holds a clip store of another source or with other options; remove it or "
+            "name another output folder"
+        )
+    try:
+        report = json.loads((root / REPORT).read_text(encoding="utf-8"))
+        known = {field.name for field in dataclasses.fields(Report)}
+        told = {key: value for key, value in report.items() if key in known}
+        return Report(**{**told, "output": root, "unchanged": True})
+    except (OSError, ValueError, TypeError, AttributeError):
+        counts = manifest["counts"]
+        return Report(
+            preparation.source_set,
+            root,
+            frames=counts["frames"],
+            bytes=counts["bytes"],
+            skipped=list(manifest["left_out"]),
+            unchanged=True,
+        )
+
+
+def _outcomes(
+    work: Callable[[T], Sequence[Video | LeftOut]], tasks: Sequence[T], workers: int
+) -> Generator[tuple[T, Sequence[Video | LeftOut]], None, None]:
+    """Do the tasks and give what comes of each, in their order."""
+    if not workers:
+        for task in tasks:
+            yield task, _attempt(work, task)
+        return
+    waiting: collections.deque[tuple[T, Future[Sequence[Video | LeftOut]]]] = collections.deque()
+    upcoming = collections.deque(tasks)
+    pool = _pool(workers)
+    try:
+        while waiting or upcoming:
+            # A few tasks ahead keep the workers busy and bound what waits in memory.
+            while upcoming and len(waiting) < 2 * workers + 1:
+                task = upcoming.popleft()
+                waiting.append((task, pool.submit(_attempt, work, task)))
+            task, future = waiting.popleft()
+            try:
+                yield task, future.result()
+            except BrokenProcessPool:
+                # One of the tasks killed its process, and with it the pool; alone in a process,
+                # each shows whether it was the one.
+                pool.shutdown(cancel_futures=True)
+                for suspect in (task, *(other for other, _ in waiting)):
+                    yield suspect, _alone(work, suspect)
+                waiting.clear()
+                pool = _pool(workers)
+    finally:
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+
+
+def _alone(work: Callable[[T], Sequence[Video | LeftOut]], task: T) -> Sequence[Video | LeftOut]:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(_attempt, work, task).result()
+        except BrokenProcessPool:
+            reason = "the process that read it was killed (out of memory, or its decoder crashed)"
+            return [LeftOut(task.source, reason)]
+
+
+def _attempt(work: Callable[[T], Sequence[Video | LeftOut]], task: T) -> Sequence[Video | LeftOut]:
+    try:
+        return work(task)
+    except MtzooError as error:
+        # Messages name the file first; the report does so by itself.
+        _, found, reason = str(error).partition(f"{task.source}: ")
+        return [LeftOut(task.source, reason if found else str(error))]
+    except MemoryError:
+        return [LeftOut(task.source, "it does not fit into memory")]
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Not fork: threads of torch's and of libav's do not survive one. A fork server imports the
+    # modules once for all workers.
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(kind)
+    if kind == "forkserver":
+        context.set_forkserver_preload(["mtzoo.media"])
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group; the parent decides, and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A worker whose parent was killed would wait for its next task for ever.
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _follow(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -28,6 +28,8 @@ class Report:
         used: One item a stored video, with what was measured on it.
         skipped: ``source`` and ``reason`` of each video left out.
         notes: What a user should know before training on the store.
+        unchanged: The store was there already, made of the same source with the same options;
+            nothing was done, and this is the report of the run that made it.
     """
 
     source_set: str
@@ -39,6 +41,7 @@ class Report:
     used: list[dict[str, object]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unchanged: bool = False
 
     def as_json(self) -> dict[str, object]:
         """Everything, as JSON values."""
@@ -52,5 +55,6 @@ class Report:
             f"{self.seconds:.1f} s",
             *(f"note: {note}" for note in self.notes),
             *(f"skipped: {item['source']}: {item['reason']}" for item in self.skipped),
-            f"store: {self.output}",
+            f"store: {self.output}"
+            + (" (was there already; nothing to do)" if self.unchanged else ""),
         ]

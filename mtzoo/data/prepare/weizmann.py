@@ -21,12 +21,12 @@ its number of frames is where the video ends.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -37,8 +37,16 @@ import torch
 from PIL import Image
 
 from mtzoo import media
+from mtzoo.data.prepare.pipeline import (
+    LeftOut,
+    Preparation,
+    Ranges,
+    Stored,
+    Video,
+    check_target,
+    run,
+)
 from mtzoo.data.prepare.report import Progress, Report, no_progress
-from mtzoo.data.writer import StoreWriter, check_output
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import check_resolution
 
@@ -84,20 +92,11 @@ class _Named(NamedTuple):
     """A video file whose name says who does what, and the silhouettes that may be its own."""
 
     path: Path
+    source: str
     person: str
     action: str
     candidates: tuple[str, ...]
-
-
-@dataclass
-class _Seen:
-    """What is gathered over the videos for the notes."""
-
-    rates: list[float] = field(default_factory=list)
-    short: list[str] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)
-    doubtful: list[str] = field(default_factory=list)
-    padded: int = 0
+    videos: int = 1
 
 
 def prepare_weizmann(
@@ -110,6 +109,7 @@ def prepare_weizmann(
     masks: str | Path | None = None,
     held_out: int = 2,
     seed: int = 0,
+    workers: int = 0,
     strict: bool = False,
     progress: Progress = no_progress,
 ) -> Report:
@@ -130,6 +130,7 @@ def prepare_weizmann(
         masks: The silhouettes' ``.mat`` file; ``None`` looks for the official names in ``source``.
         held_out: How many persons the split by person holds out for testing.
         seed: Draws the persons held out.
+        workers: Processes that decode and crop; 0 works in this one.
         strict: Raise on the first video that would be skipped.
         progress: Told of every video.
 
@@ -139,7 +140,6 @@ def prepare_weizmann(
     Raises:
         MtzooError: Wrong options, no videos, no silhouettes, or an output that cannot be written.
     """
-    started = time.monotonic()
     source = Path(source).resolve()
     check_resolution(resolution, "prepare weizmann")
     if not (math.isfinite(margin) and 1 <= margin <= 4):
@@ -148,133 +148,125 @@ def prepare_weizmann(
         raise MtzooError(f"prepare weizmann: smoothing must lie between 0 and 100, not {smoothing}")
     if held_out < 0:
         raise MtzooError(f"prepare weizmann: held_out must be 0 or more, not {held_out}")
-    root = check_output(output)
+    root = check_target(output)
     paths = _find_videos(source)
-    silhouettes = load_masks(Path(masks) if masks is not None else _find_masks(source))
-
-    report = Report("weizmann", root, found=len(paths))
-
-    def skip(path: Path, reason: str) -> None:
-        name = str(path.relative_to(source))
-        if strict:
-            raise MtzooError(f"{path}: {reason} (--strict allows no skipped video)")
-        report.skipped.append({"source": name, "reason": reason})
+    mask_file = Path(masks).resolve() if masks is not None else _find_masks(source)
+    silhouettes = load_masks(mask_file)
 
     named: list[_Named] = []
+    left_out: list[LeftOut] = []
     for path in paths:
+        name = str(path.relative_to(source))
         try:
-            named.append(_parse_name(path, silhouettes))
+            named.append(_parse_name(path, name, silhouettes))
         except MtzooError as error:
-            skip(path, str(error))
-    persons = sorted({video.person for video in named})
-    tested = draw_persons(persons, held_out, seed)
+            left_out.append(LeftOut(name, str(error)))
+    tested = draw_persons(sorted({video.person for video in named}), held_out, seed)
     # A file that names its sequence in full has the first claim on it.
     named.sort(key=lambda video: (len(video.candidates) > 1, video.path))
+    return run(
+        Preparation(
+            source_set="weizmann",
+            source=source,
+            output=root,
+            resolution=resolution,
+            options={
+                "resolution": resolution,
+                "margin": margin,
+                "smoothing": smoothing,
+                "held_out": held_out,
+                "seed": seed,
+                "test_persons": tested,
+                "padding": "edge",
+                "resampling": "bicubic, antialiased",
+            },
+            files=[*paths, mask_file],
+            tasks=named,
+            work=partial(
+                _prepare, mask_file, resolution=resolution, margin=margin, smoothing=smoothing
+            ),
+            split_by=("time", "person"),
+            split=partial(_split, tested),
+            notes=partial(_notes, tested),
+            decoder={"name": "PyAV", "version": version("av")},
+            left_out=left_out,
+        ),
+        workers=workers,
+        strict=strict,
+        progress=progress,
+    )
 
-    preparation = {
-        "resolution": resolution,
-        "margin": margin,
-        "smoothing": smoothing,
-        "held_out": held_out,
-        "seed": seed,
-        "test_persons": tested,
-        "padding": "edge",
-        "resampling": "bicubic, antialiased",
+
+def _prepare(
+    masks: Path, video: _Named, *, resolution: int, margin: float, smoothing: float
+) -> list[Video]:
+    """Crop one video; runs in a process of its own."""
+    silhouettes = _known_masks(masks, masks.stat().st_mtime_ns)
+    sequence, frames, fps, agreement = _read(video, silhouettes)
+    mask = silhouettes[sequence]
+    crops = plan_crops(mask[: len(frames)], margin=margin, smoothing=smoothing)
+    return [
+        Video(
+            id=sequence,
+            frames=crop(frames, crops, resolution),
+            fps=fps,
+            source=video.source,
+            source_range=(0, len(frames)),
+            labels={"person": video.person, "action": video.action},
+            about={
+                "silhouettes": len(mask),
+                "test_frames": len(frames) - _edge(len(frames)),
+                "crop_side": round(crops.side, 1),
+                "padded_frames": _over_border(crops, *frames.shape[1:3]),
+                "agreement": round(agreement, 3),
+            },
+        )
+    ]
+
+
+def _edge(frames: int) -> int:
+    """The first frame of the paper's test part."""
+    return 2 * frames // 3
+
+
+def _split(tested: Sequence[str], stored: Sequence[Stored]) -> dict[str, dict[str, Ranges]]:
+    return {
+        video.id: {
+            "time": [
+                ("train", 0, _edge(video.frames)),
+                ("test", _edge(video.frames), video.frames),
+            ],
+            "person": [("test" if video.labels["person"] in tested else "train", 0, video.frames)],
+        }
+        for video in stored
     }
-    taken: dict[str, str] = {}
-    seen = _Seen()
-    with StoreWriter(
-        root,
-        source="weizmann",
-        resolution=resolution,
-        fps=0.0,
-        split_by=("time", "person"),
-        decoder={"name": "PyAV", "version": version("av")},
-        preparation=preparation,
-    ) as writer:
-        for done, video in enumerate(named):
-            progress(video.path.name, done, len(named))
-            name = str(video.path.relative_to(source))
-            try:
-                sequence, frames, fps, agreement = _read(video, silhouettes)
-                if sequence in taken:
-                    raise MtzooError(f"{taken[sequence]} is the same sequence, {sequence}")
-                mask = silhouettes[sequence][: len(frames)]
-                crops = plan_crops(mask, margin=margin, smoothing=smoothing)
-            except MtzooError as error:
-                skip(video.path, str(error).removeprefix(f"{video.path}: "))
-                continue
-            taken[sequence] = name
-            count = len(frames)
-            edge = 2 * count // 3
-            side = "test" if video.person in tested else "train"
-            writer.add(
-                sequence,
-                torch.from_numpy(crop(frames, crops, resolution)),
-                labels={"person": video.person, "action": video.action},
-                splits={
-                    "time": [("train", 0, edge), ("test", edge, count)],
-                    "person": [(side, 0, count)],
-                },
-                source=name,
-                source_range=(0, count),
-            )
-            over = _over_border(crops, *frames.shape[1:3])
-            report.frames += count
-            seen.rates.append(fps)
-            seen.padded += over
-            if count - edge < TEST_FRAMES:
-                seen.short.append(sequence)
-            if count < len(silhouettes[sequence]):
-                seen.cut.append(f"{sequence} ({count} of {len(silhouettes[sequence])} frames)")
-            if agreement < _LEAST_AGREEMENT:
-                seen.doubtful.append(sequence)
-            report.used.append(
-                {
-                    "id": sequence,
-                    "source": name,
-                    "frames": count,
-                    "silhouettes": len(silhouettes[sequence]),
-                    "test_frames": count - edge,
-                    "fps": fps,
-                    "crop_side": round(crops.side, 1),
-                    "padded_frames": over,
-                    "agreement": round(agreement, 3),
-                }
-            )
-        progress("", len(named), len(named))
-        if not report.used:
-            first = report.skipped[0]
-            raise MtzooError(
-                f"none of the {len(paths)} videos in {source} can be used; the first, "
-                f"{first['source']}: {first['reason']}"
-            )
-        writer.fps = float(np.median(seen.rates))
-        for item in report.skipped:
-            writer.leave_out(item["source"], item["reason"])
-
-        report.bytes = report.frames * resolution * resolution * 3
-        report.notes += _notes(report, seen, tested)
-        report.seconds = time.monotonic() - started
-        writer.write_json("report.json", report.as_json())
-        writer.finish()
-    return report
 
 
-def _notes(report: Report, seen: _Seen, tested: Sequence[str]) -> list[str]:
+def _notes(tested: Sequence[str], stored: Sequence[Stored]) -> list[str]:
+    def total(what: str) -> int:
+        return sum(int(str(video.about[what])) for video in stored)
+
+    short = [v for v in stored if v.frames - _edge(v.frames) < TEST_FRAMES]
+    cut = [
+        f"{v.id} ({v.frames} of {v.about['silhouettes']} frames)"
+        for v in stored
+        if v.frames != v.about["silhouettes"]
+    ]
+    doubtful = [v.id for v in stored if float(str(v.about["agreement"])) < _LEAST_AGREEMENT]
+    rates = sorted({v.fps for v in stored})
     notes = [
-        f"split by time: {len(seen.short)} of {len(report.used)} videos have a test part shorter "
+        f"split by time: {len(short)} of {len(stored)} videos have a test part shorter "
         f"than {TEST_FRAMES} frames, so they give no test clip of that length",
         f"split by person: {', '.join(tested) or 'nobody'} held out for testing",
-        f"{seen.padded} of {report.frames:,} frames reach over the picture's border and repeat "
-        "its pixels there",
+        f"{total('padded_frames')} of {sum(v.frames for v in stored):,} frames reach over the "
+        "picture's border and repeat its pixels there",
     ]
-    if seen.cut:
-        notes.append(f"shorter than their silhouettes (cut off?): {', '.join(seen.cut)}")
-    if seen.doubtful:
-        notes.append(f"silhouettes hardly fit the moving pixels of: {', '.join(seen.doubtful)}")
-    if len(set(seen.rates)) > 1:
-        notes.append(f"frame rates differ: {', '.join(map(str, sorted(set(seen.rates))))}")
+    if cut:
+        notes.append(f"shorter than their silhouettes (cut off?): {', '.join(cut)}")
+    if doubtful:
+        notes.append(f"silhouettes hardly fit the moving pixels of: {', '.join(doubtful)}")
+    if len(rates) > 1:
+        notes.append(f"frame rates differ: {', '.join(map(str, rates))}")
     return notes
 
 
@@ -350,7 +342,13 @@ def load_masks(path: Path) -> dict[str, _Array]:
     return masks
 
 
-def _parse_name(path: Path, silhouettes: Mapping[str, _Array]) -> _Named:
+@functools.lru_cache(maxsize=1)
+def _known_masks(path: Path, changed: int) -> dict[str, _Array]:
+    """`load_masks`, once a process; ``changed`` is the time stamp of the file meant."""
+    return load_masks(path)
+
+
+def _parse_name(path: Path, source: str, silhouettes: Mapping[str, _Array]) -> _Named:
     """Read person, action and possible silhouettes off a file name."""
     match = re.fullmatch(r"([a-z]+)_([a-z]+)([12]?)", path.stem.lower())
     if not match:
@@ -368,7 +366,7 @@ def _parse_name(path: Path, silhouettes: Mapping[str, _Array]) -> _Named:
     candidates = exact or tuple(name for name in takes if name in silhouettes)
     if not candidates:
         raise MtzooError(f"there are no silhouettes named {stem}")
-    return _Named(path, person, action, candidates)
+    return _Named(path, source, person, action, candidates)
 
 
 def _read(video: _Named, silhouettes: Mapping[str, _Array]) -> tuple[str, _Array, float, float]:
