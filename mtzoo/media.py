@@ -25,7 +25,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +34,7 @@ from typing import Literal, NamedTuple
 import av
 import av.container
 import av.error
+import av.filter
 import av.logging
 import numpy as np
 import torch
@@ -108,8 +109,223 @@ class Clip(NamedTuple):
     skipped: int
 
 
+class Box(NamedTuple):
+    """A rectangle in pixels of a picture as it is displayed, its left upper corner being (0, 0).
+
+    It may reach over the picture's border; the border's pixels are repeated there.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+class Frame:
+    """One decoded frame, still in the pixel format of its decoder; see `decode`.
+
+    Attributes:
+        width: Width as displayed, in pixels.
+        height: Height as displayed, in pixels.
+    """
+
+    def __init__(
+        self, pixels: av.VideoFrame | Image.Image, turns: int = 0, scaler: _Scaler | None = None
+    ) -> None:
+        self._pixels = pixels
+        self._turns = turns  # quarters anticlockwise from as it is stored to as it is displayed
+        self._scaler = scaler or _Scaler()
+        self.width, self.height = pixels.width, pixels.height
+        if turns % 2:
+            self.width, self.height = self.height, self.width
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the frame holds."""
+        if isinstance(self._pixels, Image.Image):
+            return self.width * self.height * len(self._pixels.getbands())
+        return sum(plane.buffer_size for plane in self._pixels.planes)
+
+    def image(self) -> Image.Image:
+        """The whole frame in RGB, or RGBA where some of it may be transparent.
+
+        Raises:
+            ValueError: The pixels cannot be converted; libav's own errors are among these.
+        """
+        if isinstance(self._pixels, Image.Image):
+            return self._pixels
+        pixels = self._pixels.to_ndarray(format="rgb24")
+        return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, self._turns)))
+
+    def cut(self, box: Box | None, resolution: int) -> np.ndarray:
+        """Cut a rectangle out and bring it to a square, antialiased.
+
+        A box of whole pixels inside a video's frame is scaled straight from the decoder's pixels
+        by libav's scaler; others are placed to a fraction of a pixel, by Pillow.
+
+        Args:
+            box: What to cut; ``None`` takes the whole frame.
+            resolution: Side of the square in pixels.
+
+        Returns:
+            uint8 ``(resolution, resolution, 3)``, RGB; transparent pixels show white.
+        """
+        box = Box(0, 0, self.width, self.height) if box is None else box
+        whole = Box(*(round(edge) for edge in box))
+        inside = (
+            whole == box
+            and min(box) >= 0
+            and box.left + box.width <= self.width
+            and box.top + box.height <= self.height
+        )
+        if inside and isinstance(self._pixels, av.VideoFrame):
+            stored = _turned_back(whole, self._turns, self.width, self.height)
+            small = self._scaler.scale(self._pixels, stored, resolution, resolution)
+            return np.ascontiguousarray(np.rot90(small, self._turns))
+        image = _flatten(self.image())
+        if not inside:
+            reach = (
+                -box.left,
+                -box.top,
+                box.left + box.width - self.width,
+                box.top + box.height - self.height,
+            )
+            # One pixel more than the box reaches over: the filter looks at neighbours.
+            pad = max(0, math.ceil(max(reach))) + 1
+            _check_pixels("a crop", self.width + 2 * pad, self.height + 2 * pad)
+            wide = np.pad(np.asarray(image), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+            image = Image.fromarray(wide)
+            box = box._replace(left=box.left + pad, top=box.top + pad)
+            corners = (box.left, box.top, box.left + box.width, box.top + box.height)
+            return np.array(
+                image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=corners)
+            )
+        if box.width != self.width or box.height != self.height:
+            # Cropped first: resizing a box of the picture lets what lies around it bleed in.
+            left, top = int(box.left), int(box.top)
+            image = image.crop((left, top, left + int(box.width), top + int(box.height)))
+        return np.array(
+            image.resize((resolution, resolution), Image.Resampling.BICUBIC, reducing_gap=4.0)
+        )
+
+    def grey(self, longest: int) -> np.ndarray:
+        """The frame's brightness, reduced until its longer side has at most ``longest`` pixels.
+
+        Returns:
+            uint8 ``(h, w)``; never larger than the frame.
+        """
+        factor = min(1.0, longest / max(self.width, self.height))
+        width, height = (max(1, round(side * factor)) for side in (self.width, self.height))
+        if isinstance(self._pixels, Image.Image):
+            image = _flatten(self._pixels).convert("L")
+            return np.array(image.resize((width, height), Image.Resampling.BOX, reducing_gap=2.0))
+        size = (height, width) if self._turns % 2 else (width, height)
+        whole = Box(0, 0, self._pixels.width, self._pixels.height)
+        small = self._scaler.scale(self._pixels, whole, *size, pixels="gray", how="area")
+        return np.ascontiguousarray(np.rot90(small, self._turns))
+
+
+class _Scaler:
+    """libav's crop and scale filters, kept for the frames of one video."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple[object, ...], av.filter.Graph] = {}
+
+    def scale(
+        self,
+        frame: av.VideoFrame,
+        box: Box,
+        width: int,
+        height: int,
+        *,
+        pixels: str = "rgb24",
+        how: str = "bicubic",
+    ) -> np.ndarray:
+        """Scale a box of whole pixels, as stored, to uint8 ``(height, width[, 3])``."""
+        key = (frame.width, frame.height, frame.format.name, box, width, height, pixels)
+        graph = self._graphs.get(key)
+        if graph is None:
+            if len(self._graphs) >= 8:  # a video whose frames change size at will
+                self._graphs.clear()
+            graph = self._graphs[key] = av.filter.Graph()
+            graph.threads = 1
+            chain = [
+                graph.add_buffer(
+                    width=frame.width,
+                    height=frame.height,
+                    format=frame.format,
+                    time_base=Fraction(1, 1000),
+                ),
+                graph.add("crop", f"{box.width}:{box.height}:{box.left}:{box.top}:exact=1"),
+                graph.add("scale", f"{width}:{height}:flags={how}+accurate_rnd+full_chroma_int"),
+                graph.add("format", pixels),
+                graph.add("buffersink"),
+            ]
+            graph.link_nodes(*chain).configure()
+        graph.push(frame)
+        small = graph.pull()
+        assert isinstance(small, av.VideoFrame)
+        return small.to_ndarray()
+
+
+def _turned_back(box: Box, turns: int, width: int, height: int) -> Box:
+    """Where a box of the displayed frame lies in the stored one."""
+    for _ in range(turns % 4):
+        box = Box(width - box.left - box.width, box.top, box.width, box.height)
+        box = Box(box.top, box.left, box.height, box.width)
+        width, height = height, width
+    return box
+
+
+class Decoded:
+    """The frames of a video, in order; iterate once. See `decode`.
+
+    Attributes:
+        broken: Frames that were damaged or missing and left out, so far.
+        read: Frames of the source that were decoded, so far.
+    """
+
+    def __init__(
+        self, shown: _Shown, report: _Report, fps: float | None, stride: int, folder: bool
+    ) -> None:
+        self._shown = shown
+        self._report = report
+        self._fps = fps
+        self._stride = stride
+        self._folder = folder
+        self.read = 0
+
+    @property
+    def broken(self) -> int:
+        """Frames that were damaged or missing and left out, so far."""
+        return self._report.skipped
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of what is given, once the first frame was."""
+        return float(self._fps or self._report.rate or FOLDER_FPS) / self._stride
+
+    def __enter__(self) -> Decoded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shown.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        counted = self._count()
+        frames = (frame for _, frame in counted)
+        if self._fps is not None and not self._folder:
+            frames = _resample(counted, self._report, self._fps)
+        return itertools.islice(frames, 0, None, self._stride)
+
+    def _count(self) -> Iterator[tuple[float, Frame]]:
+        for item in self._shown:
+            self.read += 1
+            yield item
+
+
 # Frames with the time in seconds at which each appears; closing it closes the file.
-_Shown = Generator[tuple[float, Image.Image], None, None]
+_Shown = Generator[tuple[float, Frame], None, None]
 
 
 @dataclass
@@ -161,8 +377,11 @@ def iter_video(path: str | os.PathLike[str]) -> Iterator[Tensor]:
     Raises:
         MtzooError: The file is missing, empty, no video, or none of its frames can be read.
     """
-    for _, image in _frames(_present(path), _Report(), None):
-        yield _tensor(_flatten(image))
+    report = _Report()
+    shown = _frames(_present(path), report, None)
+    with contextlib.closing(shown):
+        for image in _images((frame for _, frame in shown), report):
+            yield _tensor(_flatten(image))
 
 
 def read_video(
@@ -197,19 +416,14 @@ def read_video(
     _check_size(resolution)
     if frames is not None and frames < 1:
         raise MtzooError(f"frames must be at least 1, not {frames}")
-    if fps is not None and not 0 < fps <= 1000:
-        raise MtzooError(f"fps must lie above 0 and be at most 1000, not {fps}")
+    _check_rate(fps)
     report = _Report()
-    shown = _frames(path, report, resolution)
-    fitted = ((time, _flatten(_fit(image, resolution, crop))) for time, image in shown)
-    pictures = (image for _, image in fitted)
-    if fps is not None and not path.is_dir():
-        pictures = _resample(fitted, report, fps)
+    decoded = Decoded(_frames(path, report, resolution), report, fps, 1, path.is_dir())
     gathered: list[Tensor] = []
     size = 0
-    with contextlib.closing(shown):
-        for image in pictures:
-            frame = _tensor(image)
+    with decoded:
+        for image in _images(decoded, report):
+            frame = _tensor(_flatten(_fit(image, resolution, crop)))
             if gathered and frame.shape != gathered[0].shape:
                 raise MtzooError(
                     f"{path}: frame {len(gathered)} is {_size(frame)} where the first is "
@@ -224,8 +438,57 @@ def read_video(
                     f"{path}: more than {MAX_CLIP_BYTES >> 30} GiB of frames; "
                     "read fewer frames or at a smaller resolution"
                 )
-    rate = fps or report.rate or FOLDER_FPS
-    return Clip(torch.stack(gathered), float(rate), report.skipped)
+    if not gathered:
+        raise MtzooError(f"{path}: none of its frames can be converted to RGB")
+    return Clip(torch.stack(gathered), decoded.fps, report.skipped)
+
+
+def decode(path: str | os.PathLike[str], *, fps: float | None = None, stride: int = 1) -> Decoded:
+    """Open a video, an animation or a folder of frames for preparation.
+
+    Unlike `read_video` it gathers nothing and converts nothing: a `Frame` is scaled from the
+    decoder's own pixels when it is asked to, and frames that are passed over cost their decoding
+    only. A frame stays valid after the next was drawn.
+
+    Args:
+        path: As in `read_video`.
+        fps: Resample to this many frames a second, as in `read_video`.
+        stride: Give every n-th of those frames.
+
+    Returns:
+        The frames, to be iterated over once; a context manager that closes the file.
+
+    Raises:
+        MtzooError: The file is missing or an option is out of range. The iteration raises it
+            where the file is empty, no video, or none of its frames can be read.
+    """
+    path = _present(path)
+    _check_rate(fps)
+    if stride < 1:
+        raise MtzooError(f"stride must be at least 1, not {stride}")
+    report = _Report()
+    return Decoded(_frames(path, report, None), report, fps, stride, path.is_dir())
+
+
+def decode_strip(path: str | os.PathLike[str], *, stride: int = 1) -> Decoded:
+    """Open a picture that holds a video's square frames side by side, as `decode` does a video.
+
+    The form in which MoCoGAN and Monkey-Net distribute their sets. A strip of frames one below
+    the other is accepted too. What kind of picture it is, its data says, whatever its name ends
+    in.
+
+    Args:
+        path: A still picture as in `read_image`, of N x 1 squares or 1 x N.
+        stride: Give every n-th frame.
+
+    Raises:
+        MtzooError: From the iteration: the file cannot be read, or is no strip of squares.
+    """
+    path = _present(path)
+    if stride < 1:
+        raise MtzooError(f"stride must be at least 1, not {stride}")
+    report = _Report()
+    return Decoded(_strip_frames(path, report), report, None, stride, True)
 
 
 def write(
@@ -419,7 +682,12 @@ def _check_size(resolution: int | None) -> None:
         raise MtzooError(f"resolution must lie between 1 and 8192 pixels, not {resolution}")
 
 
-def _check_pixels(path: Path, width: int, height: int) -> None:
+def _check_rate(fps: float | None) -> None:
+    if fps is not None and not 0 < fps <= 1000:
+        raise MtzooError(f"fps must lie above 0 and be at most 1000, not {fps}")
+
+
+def _check_pixels(path: Path | str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise MtzooError(
             f"{path}: {width}x{height} pixels are more than the {MAX_PIXELS // 1_000_000} "
@@ -550,7 +818,23 @@ def _animation_frames(path: Path, report: _Report) -> _Shown:
             report.end = elapsed / 1000
             report.rate = 1000 * count / elapsed
             # A copy, because the next seek paints over the picture.
-            yield start, _eight_bit(image.copy())
+            yield start, Frame(_eight_bit(image.copy()))
+
+
+def _strip_frames(path: Path, report: _Report) -> _Shown:
+    with _picture(_readable(path)) as image, _quiet():
+        width, height = image.size
+        side, long = min(image.size), max(image.size)
+        if long % side or long == side:
+            raise MtzooError(
+                f"{path} is {width}x{height} pixels, which is no row of square frames; a strip's "
+                "longer side is a multiple of its shorter"
+            )
+        strip = _eight_bit(image)
+    for start in range(0, long, side):
+        left, top = (start, 0) if width > height else (0, start)
+        yield report.end, Frame(strip.crop((left, top, left + side, top + side)))
+        report.end += 1 / FOLDER_FPS
 
 
 def _folder_frames(path: Path, report: _Report, resolution: int | None) -> _Shown:
@@ -572,7 +856,7 @@ def _folder_frames(path: Path, report: _Report, resolution: int | None) -> _Show
         except MtzooError:
             report.skipped += 1
             continue
-        yield report.end, frame
+        yield report.end, Frame(frame)
         report.end += 1 / FOLDER_FPS
 
 
@@ -618,6 +902,7 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
             context.thread_type = "SLICE"
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise MtzooError(unreadable + _line(error)) from error
+        scaler = _Scaler()
         rate = stream.average_rate or stream.guessed_rate
         report.rate = float(rate) if rate and 0 < rate <= 1000 else FOLDER_FPS
         step = 1 / report.rate
@@ -635,15 +920,18 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
                 stamp = last + step
             last = stamp
             _check_pixels(path, frame.width, frame.height)
-            try:
-                pixels = frame.to_ndarray(format="rgb24")
-            except (av.error.FFmpegError, ValueError):
-                report.skipped += 1
-                continue
             turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-            pixels = np.ascontiguousarray(np.rot90(pixels, turns))
             report.end = stamp - first + step
-            yield stamp - first, Image.fromarray(pixels)
+            yield stamp - first, Frame(frame, turns, scaler)
+
+
+def _images(frames: Iterable[Frame], report: _Report) -> Iterator[Image.Image]:
+    """The frames in RGB(A); those that cannot be converted are counted as broken."""
+    for frame in frames:
+        try:
+            yield frame.image()
+        except (av.error.FFmpegError, ValueError):
+            report.skipped += 1
 
 
 def _decode(
@@ -676,15 +964,13 @@ def _cut_off(stream: av.VideoStream, size: int) -> int:
     return sum(entry.pos + entry.size > size for entry in entries)
 
 
-def _resample(
-    shown: Iterator[tuple[float, Image.Image]], report: _Report, fps: float
-) -> Iterator[Image.Image]:
+def _resample(shown: Iterator[tuple[float, Frame]], report: _Report, fps: float) -> Iterator[Frame]:
     """At each multiple of 1/fps the frame on show; never looks further ahead than one frame."""
     count = 0
     # Time stamps are rounded to the container's clock; an instant within a thousandth of a frame
     # of a stamp belongs to the frame that starts there.
     slack = 1e-3 / fps
-    current: Image.Image | None = None
+    current: Frame | None = None
     for time, image in shown:
         while current is not None and count / fps < time - slack:
             yield current
