@@ -12,8 +12,9 @@ from scipy.io import loadmat, savemat
 
 from mtzoo.cli import prepare as verb
 from mtzoo.data.prepare import weizmann
+from mtzoo.data.prepare.crops import plan_crops, smooth
 from mtzoo.data.prepare.report import Report
-from mtzoo.data.prepare.weizmann import fit, plan_crops, prepare_weizmann, smooth
+from mtzoo.data.prepare.weizmann import fit, prepare_weizmann
 from mtzoo.data.store import ClipStore
 from mtzoo.errors import MtzooError
 

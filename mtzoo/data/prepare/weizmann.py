@@ -37,6 +37,7 @@ import torch
 from PIL import Image
 
 from mtzoo import media
+from mtzoo.data.prepare.crops import Crops, plan_crops
 from mtzoo.data.prepare.pipeline import (
     LeftOut,
     Preparation,
@@ -73,19 +74,6 @@ TEST_FRAMES = 16
 _LEAST_AGREEMENT = 0.1
 
 _Array = npt.NDArray[np.uint8]
-_Floats = npt.NDArray[np.float64]
-
-
-class Crops(NamedTuple):
-    """Where the person is cut out of each frame.
-
-    Attributes:
-        centres: ``(T, 2)``, x and y in pixels, the picture's left upper corner being (0, 0).
-        side: Side of the square in pixels, the same for all frames.
-    """
-
-    centres: _Floats
-    side: float
 
 
 class _Named(NamedTuple):
@@ -414,54 +402,6 @@ def fit(frames: _Array, mask: _Array) -> float:
     inside -= inside.mean()
     scale = math.sqrt(float(moving @ moving) * float(inside @ inside))
     return float(moving @ inside) / scale if scale else 0.0
-
-
-def plan_crops(mask: _Array, *, margin: float, smoothing: float) -> Crops:
-    """Find the square that follows the person.
-
-    Args:
-        mask: uint8 ``(T, H, W)``, 1 on the person. Frames without any are interpolated.
-        margin: Side over that of the smallest square that holds the person in every frame.
-        smoothing: Standard deviation in frames of the Gaussian over the centre.
-
-    Raises:
-        MtzooError: No frame shows the person.
-    """
-    columns, rows = np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=2))
-    seen = np.flatnonzero(rows.any(axis=1))
-    if not len(seen):
-        raise MtzooError("its silhouettes are all empty")
-    # Left, right, top and bottom edge of the bounding box, in pixel corners.
-    edges = [
-        columns[seen].argmax(1),
-        mask.shape[2] - columns[seen, ::-1].argmax(1),
-        rows[seen].argmax(1),
-        mask.shape[1] - rows[seen, ::-1].argmax(1),
-    ]
-    left, right, top, bottom = (np.interp(np.arange(len(mask)), seen, edge) for edge in edges)
-    x = smooth((left + right) / 2, smoothing)
-    y = smooth((top + bottom) / 2, smoothing)
-    reach = max(float(d.max()) for d in (x - left, right - x, y - top, bottom - y))
-    return Crops(np.stack([x, y], axis=1), 2 * reach * margin)
-
-
-def smooth(values: _Floats, deviation: float) -> _Floats:
-    """Smooth by straight lines, each fitted under a Gaussian window.
-
-    Away from the ends this is Gaussian smoothing; unlike that, it leaves straight motion as it is
-    up to the first and last sample.
-
-    Args:
-        values: ``(T,)``.
-        deviation: Standard deviation of the Gaussian in samples; below 0.1 nothing is smoothed.
-    """
-    if len(values) < 3 or deviation < 0.1:
-        return values
-    times = np.arange(len(values), dtype=np.float64)
-    away = times[None, :] - times[:, None]
-    weights = np.exp(-0.5 * (away / deviation) ** 2)
-    s0, s1, s2 = (np.sum(weights * away**k, axis=1) for k in range(3))
-    return (s2 * (weights @ values) - s1 * ((weights * away) @ values)) / (s0 * s2 - s1**2)
 
 
 def crop(frames: _Array, crops: Crops, resolution: int) -> _Array:

@@ -1,0 +1,278 @@
+"""What lies below a source folder: video files, folders of frames, strips; and what does not."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from mtzoo.data.prepare.pipeline import LeftOut
+from mtzoo.errors import MtzooError
+from mtzoo.media import PICTURE_ENDINGS
+
+VIDEO_ENDINGS = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".mts",
+    ".m2ts",
+    ".wmv",
+    ".flv",
+    ".3gp",
+    ".ogv",
+    ".mxf",
+    ".dv",
+    ".gif",
+)
+"""Endings of files that count as a video."""
+
+_OTHER_ARCHIVES = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A video to be read; a `mtzoo.data.prepare.pipeline.Task` as it is.
+
+    Attributes:
+        path: The file or folder.
+        source: The same, relative to the source folder, with ``/``.
+        kind: ``"file"``, ``"folder"`` (one picture a frame) or ``"strip"`` (one picture in all).
+    """
+
+    path: Path
+    source: str
+    kind: str = "file"
+    videos: int = 1
+
+
+@dataclass
+class Sources:
+    """What was found below a folder, in a repeatable order.
+
+    Attributes:
+        root: The folder.
+        videos: What is to be read.
+        left_out: Videos that cannot even be tried, and folder links not followed.
+        other: How many other files there are, by ending.
+    """
+
+    root: Path
+    videos: list[Found] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    other: Counter[str] = field(default_factory=Counter)
+
+    def files(self) -> list[Path]:
+        """Every file that is read, to tell whether the source changed."""
+        files: list[Path] = []
+        for video in self.videos:
+            if video.kind == "folder":
+                files += sorted(path for path in video.path.iterdir() if _is_picture(path.name))
+            else:
+                files.append(video.path)
+        return files
+
+    def note(self) -> list[str]:
+        """What was passed over, as a note of none or one line."""
+        if not self.other:
+            return []
+        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(self.other.items()))
+        return [f"other files in the source were not read: {kinds}"]
+
+
+def find_videos(
+    source: str | Path,
+    *,
+    strips: bool = False,
+    wanted: Callable[[str], bool] | None = None,
+    what: str = "videos (mp4, avi, mov, mkv, webm, mpg, gif, ...) or folders of frames",
+) -> Sources:
+    """List the videos below a folder.
+
+    A folder that holds two pictures or more and no video is a video itself, one picture a frame.
+    Links are followed, each folder once. Hidden files are passed over.
+
+    Args:
+        source: The folder.
+        strips: Every picture (and GIF) is a strip of frames; videos and folders are not read.
+        wanted: Which endings of files count, instead of those of videos and pictures.
+        what: What is looked for, for the message if there is nothing.
+
+    Raises:
+        MtzooError: It is no folder (an archive, say), may not be read, or holds nothing of use.
+    """
+    root = check_source(source)
+    found = Sources(root)
+    seen = {_identity(root)}
+    queue = [root]
+    while queue:
+        folder = queue.pop()
+        names = _list(folder)
+        files: list[Path] = []
+        for name in names:
+            path = folder / name
+            if path.is_dir():
+                identity = _identity(path)
+                if identity in seen:
+                    found.left_out.append(
+                        LeftOut(_relative(path, root), "a link to a folder that is read already")
+                    )
+                else:
+                    seen.add(identity)
+                    queue.append(path)
+            elif not name.startswith("."):
+                files.append(path)
+        _sort_out(found, folder, files, strips, wanted)
+    found.videos.sort(key=lambda video: video.source)
+    found.left_out.sort(key=lambda item: item.source)
+    if not found.videos:
+        if found.left_out:
+            first = found.left_out[0]
+            raise MtzooError(f"nothing in {root} can be used; {first.source}: {first.reason}")
+        there = ", ".join(found.other) or "nothing"
+        raise MtzooError(
+            f"no {'frame strips' if strips else what} in {root} or below; there is {there}"
+        )
+    return found
+
+
+def check_source(source: str | Path) -> Path:
+    """Return the source folder as an absolute path.
+
+    Raises:
+        MtzooError: It is missing or no folder; of an archive the message says so.
+    """
+    root = Path(source).expanduser()
+    try:
+        if root.is_dir():
+            return root.resolve()
+        if not root.exists():
+            raise MtzooError(f"the source {root} does not exist; name the folder of the videos")
+        raise MtzooError(_why_no_folder(root))
+    except OSError as error:
+        raise MtzooError(f"the source {root} cannot be read: {error.strerror or error}") from error
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Refuse to write the store among what is read.
+
+    Raises:
+        MtzooError: One of the folders lies in the other.
+    """
+    output = output.resolve()
+    if output == source or source in output.parents or output in source.parents:
+        raise MtzooError(
+            f"the output {output} and the source {source} lie in one another; a later run would "
+            "read its own output, so name another output folder"
+        )
+
+
+def _why_no_folder(path: Path) -> str:
+    if not path.is_file():
+        return f"the source {path} is not a folder; name the folder of the videos"
+    kind, names = _archive(path)
+    if kind is None:
+        return f"the source {path} is a file; name the folder of the videos"
+    outside = next((name for name in names if _leads_out(name)), None)
+    warning = (
+        f"; beware: it holds {outside!r}, which would be written outside of that folder"
+        if outside is not None
+        else ""
+    )
+    return f"the source {path} is an archive ({kind}); unpack it and name the folder{warning}"
+
+
+def _archive(path: Path) -> tuple[str | None, list[str]]:
+    """What kind of archive a file is, if any, and the names in it; nothing is unpacked."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return "zip", archive.namelist()
+        if tarfile.is_tarfile(path):
+            with tarfile.open(path) as archive:
+                # The first thousand: a list of all would mean to decompress all.
+                return "tar", [m.name for m, _ in zip(archive, range(1000), strict=False)]
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError):
+        return "damaged", []
+    with path.open("rb") as file:
+        start = file.read(8)
+    return next((k for s, k in _OTHER_ARCHIVES.items() if start.startswith(s)), None), []
+
+
+def _leads_out(name: str) -> bool:
+    parts = PurePosixPath(name.replace("\\", "/"))
+    return parts.is_absolute() or ".." in parts.parts or name[1:2] == ":"
+
+
+def _sort_out(
+    found: Sources,
+    folder: Path,
+    files: list[Path],
+    strips: bool,
+    wanted: Callable[[str], bool] | None,
+) -> None:
+    """Say of each file of a folder what it is."""
+    videos = [path for path in files if _is_video(path.name)]
+    pictures = [path for path in files if _is_picture(path.name) and path not in videos]
+    if wanted is not None:
+        taken, kind = [path for path in files if wanted(path.suffix.lower())], "file"
+    elif strips:
+        taken, kind = [path for path in files if _is_picture(path.name)], "strip"
+    else:
+        taken, kind = videos, "file"
+        if len(pictures) > 1 and not videos:
+            _take(found, folder, "folder")
+            taken, files = [], [path for path in files if path not in pictures]
+    for path in taken:
+        _take(found, path, kind)
+    found.other.update(
+        path.suffix.lower() or "without an ending" for path in files if path not in taken
+    )
+
+
+def _take(found: Sources, path: Path, kind: str) -> None:
+    source = _relative(path, found.root)
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        shown = source.encode("utf-8", "backslashreplace").decode()
+        reason = "its name is no valid UTF-8; rename it"
+        found.left_out.append(LeftOut(shown, reason))
+        return
+    if not path.exists():
+        found.left_out.append(LeftOut(source, "a link to nothing"))
+    else:
+        found.videos.append(Found(path, source, kind))
+
+
+def _list(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise MtzooError(f"the folder {folder} cannot be read: {error.strerror}") from error
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path != root else path.name
+
+
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_ENDINGS)
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".")
