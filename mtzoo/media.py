@@ -830,6 +830,7 @@ def _strip_frames(path: Path, report: _Report) -> _Shown:
                 f"{path} is {width}x{height} pixels, which is no row of square frames; a strip's "
                 "longer side is a multiple of its shorter"
             )
+        image.load()
         strip = _eight_bit(image)
     for start in range(0, long, side):
         left, top = (start, 0) if width > height else (0, start)

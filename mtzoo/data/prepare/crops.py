@@ -25,7 +25,7 @@ MARGINS: dict[str, float] = {"face": 1.6, "person": 1.1}
 
 # Faces are looked for in every eighth frame, reduced to this many pixels on the longer side: at
 # full size the search would cost more than decoding. A head moves little in a third of a second.
-_FACE_STEP, _FACE_PIXELS = 8, 480
+_FACE_STEP, _FACE_PIXELS = 8, 320
 # Least side of a face over the longer side of the picture.
 _LEAST_FACE = 0.06
 

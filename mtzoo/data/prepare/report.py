@@ -49,9 +49,11 @@ class Report:
 
     def lines(self) -> list[str]:
         """A summary, then the notes, then every video left out and why."""
+        videos = len({item["source"] for item in self.used})
+        clips = f" as {len(self.used):,} clips" if len(self.used) > videos else ""
         return [
-            f"{self.source_set}: {self.found} videos found, {len(self.used)} used, "
-            f"{len(self.skipped)} skipped; {self.frames:,} frames, {self.bytes / 1e6:.1f} MB, "
+            f"{self.source_set}: {self.found:,} videos found, {videos:,} used{clips}, "
+            f"{len(self.skipped):,} skipped; {self.frames:,} frames, {self.bytes / 1e6:.1f} MB, "
             f"{self.seconds:.1f} s",
             *(f"note: {note}" for note in self.notes),
             *(f"skipped: {item['source']}: {item['reason']}" for item in self.skipped),

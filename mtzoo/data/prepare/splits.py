@@ -33,8 +33,14 @@ def draw(names: Iterable[str], count: int, seed: int) -> list[str]:
 
 
 def share_of(share: float, count: int) -> int:
-    """A share of a number of things: rounded, at least one, none of none or one."""
-    return max(1, min(count - 1, math.floor(share * count + 0.5))) if count > 1 else 0
+    """A share of a number of things, rounded.
+
+    At least two where that leaves two, because pairs need two; else one; none of none or one.
+    """
+    if count < 2:
+        return 0
+    least = 2 if count > 3 else 1
+    return max(least, min(count - least, math.floor(share * count + 0.5)))
 
 
 def by_group(
