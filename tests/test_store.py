@@ -280,8 +280,8 @@ def test_a_manifest_that_is_none(root: Path, text: str) -> None:
 
 
 def test_an_unknown_version(root: Path) -> None:
-    change(root, version=2)
-    assert "format version 2" in refused(root)
+    change(root, version=3)
+    assert "format version 3" in refused(root)
 
 
 def test_a_truncated_shard(root: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,12 @@ from mtzoo.errors import MtzooError, did_you_mean
 
 FORMAT = "mtzoo-clips"
 VERSION = 1
+WITH_TRACKS = 2
+"""Version of a store whose videos carry numbers a frame beside the pictures."""
 MANIFEST = "manifest.json"
+
+# Bytes of a number, by safetensors' name of its type: pictures and tracks.
+_SIZES = {"U8": 1, "F32": 4}
 
 # The cap that the safetensors format itself puts on a header.
 _LARGEST_HEADER = 100_000_000
@@ -48,6 +54,7 @@ class Entry:
         source: File that it was made from, relative to the source folder.
         source_range: Frames of the source file that the whole stored video covers, ``[a, b)``.
         splits: For each way to split, which ``(split, start, stop)`` ranges the video has.
+        tracks: Numbers a frame that are stored beside the pictures, and how many each has.
     """
 
     id: str
@@ -59,6 +66,7 @@ class Entry:
     source: str = ""
     source_range: tuple[int, int] = (0, 0)
     splits: Mapping[str, tuple[tuple[str, int, int], ...]] = field(default_factory=dict)
+    tracks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
@@ -72,7 +80,7 @@ class _Shard:
 
     path: Path
     size: int
-    tensors: Mapping[str, tuple[int, tuple[int, ...]]]  # key -> (first byte, shape)
+    tensors: Mapping[str, tuple[int, tuple[int, ...], str]]  # key -> (first byte, shape, type)
 
 
 def _read_shard(path: Path) -> _Shard:
@@ -90,12 +98,12 @@ def _read_shard(path: Path) -> _Shard:
             continue
         begin, end = (int(offset) for offset in what["data_offsets"])
         shape = tuple(int(n) for n in what["shape"])
-        count = 1
+        count = _SIZES.get(what["dtype"], 0)
         for n in shape:
             count *= n
-        if what["dtype"] != "U8" or end - begin != count or begin < 0 or first + end > size:
-            raise ValueError(f"its tensor {key!r} is not whole uint8 data")
-        tensors[key] = (first + begin, shape)
+        if not count or end - begin != count or begin < 0 or first + end > size:
+            raise ValueError(f"its tensor {key!r} is not whole data of a known type")
+        tensors[key] = (first + begin, shape, what["dtype"])
     return _Shard(path, size, tensors)
 
 
@@ -145,11 +153,11 @@ class ClipStore:
             raise self._damaged(f"{MANIFEST} is no valid JSON ({error})") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise MtzooError(f"{self.root / MANIFEST} does not describe a clip store")
-        if manifest.get("version") != VERSION:
+        if manifest.get("version") not in (VERSION, WITH_TRACKS):
             raise MtzooError(
                 f"the clip store {self.root} has format version {manifest.get('version')!r}, this "
-                f"mtzoo reads version {VERSION}; prepare the store again or install the mtzoo that "
-                "wrote it"
+                f"mtzoo reads versions {VERSION} and {WITH_TRACKS}; prepare the store again or "
+                "install the mtzoo that wrote it"
             )
         self.manifest: Mapping[str, Any] = manifest
         try:
@@ -199,13 +207,15 @@ class ClipStore:
         name, shard, key, frames = str(raw["id"]), str(raw["shard"]), str(raw["key"]), raw["frames"]
         if shard not in self._shards or key not in self._shards[shard].tensors:
             raise ValueError(f"entry {name!r} lies in no shard")
-        if self._shards[shard].tensors[key][1] != (
-            frames,
-            self.resolution,
-            self.resolution,
-            self.channels,
-        ):
-            raise ValueError(f"entry {name!r} has another shape than its shard says")
+        shape = (frames, self.resolution, self.resolution, self.channels)
+        tracks = {str(k): tuple(int(n) for n in v) for k, v in raw.get("tracks", {}).items()}
+        expected = {key: (shape, "U8")}
+        expected |= {f"{key}//{track}": (size, "F32") for track, size in tracks.items()}
+        for tensor, what in expected.items():
+            if self._shards[shard].tensors.get(tensor, ())[1:] != what:
+                raise ValueError(f"entry {name!r} has another shape than its shard says")
+        if any(len(size) != 2 or size[0] != frames for size in tracks.values()):
+            raise ValueError(f"a track of entry {name!r} is not one row a frame")
         splits = {
             str(by): tuple((str(split), int(a), int(b)) for split, a, b in ranges)
             for by, ranges in raw["splits"].items()
@@ -227,6 +237,7 @@ class ClipStore:
             source=str(raw["source"]),
             source_range=(int(first), int(last)),
             splits=splits,
+            tracks={track: size[1] for track, size in tracks.items()},
         )
 
     def __len__(self) -> int:
@@ -286,6 +297,36 @@ class ClipStore:
         Raises:
             IndexError: The window reaches out of the entry.
         """
+        return self._rows(entry, entry.key, start, count, stride)
+
+    def read_track(
+        self, entry: Entry, track: str, start: int = 0, count: int | None = None, stride: int = 1
+    ) -> Tensor:
+        """Read a track of an entry, for example a robot's actions.
+
+        Args:
+            entry: One of `entries`.
+            track: One of ``entry.tracks``.
+            start: First frame, counted in the entry.
+            count: How many frames; ``None`` takes all from ``start``.
+            stride: Frames from one to the next.
+
+        Returns:
+            float32 ``(count, D)``, a copy of its own.
+
+        Raises:
+            IndexError: The window reaches out of the entry.
+            MtzooError: The entry has no such track.
+        """
+        if track not in entry.tracks:
+            raise MtzooError(
+                f"{entry.id!r} in the clip store {self.root} has no track {track!r}."
+                f"{did_you_mean(track, entry.tracks)} It has {', '.join(entry.tracks) or 'none'}"
+            )
+        return self._rows(entry, f"{entry.key}//{track}", start, count, stride)
+
+    def _rows(self, entry: Entry, key: str, start: int, count: int | None, stride: int) -> Tensor:
+        """A window of a tensor whose rows are an entry's video's frames."""
         if count is None:
             count = (entry.frames - start + stride - 1) // stride
         last = start + (count - 1) * stride
@@ -293,11 +334,14 @@ class ClipStore:
             raise IndexError(
                 f"frames {start} to {last} by {stride} of {entry.id!r}, which has {entry.frames}"
             )
-        begin, shape = self._shards[entry.shard].tensors[entry.key]
-        frame = shape[1] * shape[2] * shape[3]
-        begin += (entry.start + start) * frame
-        run = self._map(entry.shard)[begin : begin + ((count - 1) * stride + 1) * frame]
-        return run.view(-1, *shape[1:])[::stride].clone()
+        begin, shape, kind = self._shards[entry.shard].tensors[key]
+        row = _SIZES[kind] * math.prod(shape[1:])
+        begin += (entry.start + start) * row
+        run = self._map(entry.shard)[begin : begin + ((count - 1) * stride + 1) * row]
+        if kind == "U8":
+            return run.view(-1, *shape[1:])[::stride].clone()
+        # A copy first: where a tensor lies in its file may be odd for its type.
+        return run.view(-1, row)[::stride].clone().view(torch.float32)
 
     def verify(self) -> None:
         """Compare every shard with its SHA-256 in the manifest; reads all data.

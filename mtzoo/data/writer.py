@@ -24,10 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mtzoo.data.store import FORMAT, MANIFEST, VERSION, sha256
+from mtzoo.data.store import FORMAT, MANIFEST, VERSION, WITH_TRACKS, sha256
 from mtzoo.errors import MtzooError
 
-WITH_TRACKS = 2
 JOURNAL = "journal.jsonl"
 _SPOOL = "spool.bin"
 # Where a tensor begins in the spool: right for every type that a shard may hold.
