@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MtzooError as error:
         print(f"mtzoo: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("mtzoo: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"mtzoo: interrupted{f'; {stopped}' if str(stopped) else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Who read us is gone (`mtzoo ls | head`); Python must not complain again at exit.

@@ -174,8 +174,7 @@ def prepare_videos(
         keep_damaged=keep_damaged,
     )
     cut.check(who)
-    if not 0 < test < 1:
-        raise MtzooError(f"{who}: test must lie between 0 and 1, not {test}")
+    check_share(who, test)
     expression = _expression(who, pattern)
     names = [*levels, *(expression.groupindex if expression else ())]
     _check_names(who, names)
@@ -224,6 +223,12 @@ def prepare_videos(
         strict=strict,
         progress=progress,
     )
+
+
+def check_share(who: str, share: float) -> None:
+    """Refuse a share for testing that leaves nothing on one side."""
+    if not 0 < share < 1:
+        raise MtzooError(f"{who}: test must lie between 0 and 1, not {share}")
 
 
 def as_options(cut: Cut) -> dict[str, object]:
