@@ -23,7 +23,7 @@ def add_parser(subparsers: _Parsers[argparse.ArgumentParser]) -> None:
     _add_videos(sets)
     _add_nemo(sets)
     _add_weizmann(sets)
-    # BAIR
+    _add_bair(sets)
 
 
 def _add_videos(sets: _Parsers[argparse.ArgumentParser]) -> None:
@@ -201,6 +201,38 @@ def _add_weizmann(sets: _Parsers[argparse.ArgumentParser]) -> None:
     parser.set_defaults(prepare=prepare)
 
 
+def _add_bair(sets: _Parsers[argparse.ArgumentParser]) -> None:
+    parser = _add_set(
+        sets,
+        "bair",
+        "BAIR robot pushing: the published tfrecords, with the robot's actions, or folders of "
+        "frames; the official train and test parts.",
+        "folder with train and test folders of .tfrecords files (softmotion30_44k), or of frames",
+    )
+    parser.add_argument(
+        "--camera",
+        choices=("aux1", "main", "both"),
+        default="aux1",
+        help="which of the two cameras (aux1, as SVG and later work take)",
+    )
+    _add_clip(parser)
+    _add_min_frames(parser)
+    _add_seed(parser, "draws what is kept for testing where no folders say it (0)")
+
+    def prepare(args: argparse.Namespace, common: dict[str, Any]) -> Report:
+        from mtzoo.data.prepare.bair import prepare_bair
+
+        return prepare_bair(
+            camera=args.camera,
+            clip=args.clip,
+            min_frames=args.min_frames,
+            seed=args.seed,
+            **common,
+        )
+
+    parser.set_defaults(prepare=prepare)
+
+
 def _add_set(
     sets: _Parsers[argparse.ArgumentParser], name: str, about: str, source: str
 ) -> argparse.ArgumentParser:
@@ -249,7 +281,7 @@ def _add_rate(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
+def _add_min_frames(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-frames",
         type=int,
@@ -257,6 +289,10 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="leave out videos with fewer frames (16)",
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    _add_min_frames(parser)
     parser.add_argument(
         "--keep-damaged",
         action="store_true",

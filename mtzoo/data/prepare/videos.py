@@ -268,35 +268,47 @@ def cut_video(task: Named, *, cut: Cut) -> list[Video | LeftOut]:
         small = _cut_frames(task.found, cut)
     except MtzooError as error:
         raise MtzooError(str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")) from error
-    count = len(small.frames)
     if small.broken and not cut.keep_damaged:
         raise MtzooError(
             f"{small.broken} of its frames are damaged or missing (--keep-damaged uses the rest)"
         )
-    least = max(cut.min_frames, cut.clip or 1)
+    about = {**small.about, **({"broken_frames": small.broken} if small.broken else {})}
+    return cut_clips(
+        Video(
+            id=task.id,
+            frames=small.frames,
+            fps=small.fps,
+            source=task.source,
+            source_range=(0, small.read),
+            labels=task.labels,
+            about=about,
+        ),
+        cut,
+    )
+
+
+def cut_clips(whole: Video, cut: Cut) -> list[Video | LeftOut]:
+    """Cut a video into clips, none overlapping, or keep it, as ``cut`` says.
+
+    Raises:
+        MtzooError: It is too short.
+    """
+    count, length = len(whole.frames), cut.clip
+    least = max(cut.min_frames, length or 1)
     if count < least:
         raise MtzooError(f"it has {count} frames of the {least} needed")
-    about = {**small.about, **({"broken_frames": small.broken} if small.broken else {})}
-    whole = Video(
-        id=task.id,
-        frames=small.frames,
-        fps=small.fps,
-        source=task.source,
-        source_range=(0, small.read),
-        labels=task.labels,
-        about=about,
-    )
-    if cut.clip is None:
+    if length is None:
         return [whole]
     return [
         replace(
             whole,
-            id=f"{task.id}@{start:05d}",
-            frames=small.frames[start : start + cut.clip],
-            source_range=_source_range(start, start + cut.clip, count, small.read, cut),
-            about={**about, "first": start, "of": count},
+            id=f"{whole.id}@{start:05d}",
+            frames=whole.frames[start : start + length],
+            source_range=_source_range(start, start + length, count, whole.source_range[1], cut),
+            tracks={name: track[start : start + length] for name, track in whole.tracks.items()},
+            about={**whole.about, "first": start, "of": count},
         )
-        for start in range(0, count - cut.clip + 1, cut.clip)
+        for start in range(0, count - length + 1, length)
     ]
 
 
