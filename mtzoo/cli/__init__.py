@@ -17,7 +17,8 @@ from typing import NoReturn
 from mtzoo import __version__
 from mtzoo.errors import MtzooError, did_you_mean, nearest
 
-VERBS = ("fit", "transfer", "sample", "prepare", "ls", "show", "validate")
+VERBS = ("fit", "transfer", "sample", "prepare", "data", "ls", "show", "validate")
+_WITH_USES = ("prepare", "data")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,7 +119,7 @@ def _unknown(arguments: list[str], rest: list[str]) -> str:
 
 
 def _options(arguments: list[str]) -> list[str]:
-    return options_of(arguments[: 2 if arguments[0] == "prepare" else 1])
+    return options_of(arguments[: 2 if arguments[0] in _WITH_USES else 1])
 
 
 def suggest(option: str, known: Iterable[str]) -> str:

@@ -1,0 +1,108 @@
+"""``mtzoo data show`` and ``mtzoo data verify``: look at a clip store before training on it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb and its two uses."""
+    about = "Look at a prepared clip store: what it holds, and whether its splits leak."
+    parser = subparsers.add_parser("data", help=about, description=about)
+    uses = parser.add_subparsers(dest="use", metavar="USE", required=True)
+
+    about = "Tell a store in words and figures, and lay some of its videos out as a picture."
+    show = uses.add_parser("show", help=about, description=about)
+    _add_store(show)
+    show.add_argument(
+        "--output",
+        metavar="FILE.png",
+        help="where to write the contact sheet (sheet.png in the store)",
+    )
+    show.add_argument(
+        "--videos", type=int, default=16, metavar="N", help="rows of the sheet; 0 for none (16)"
+    )
+    show.set_defaults(func=run_show)
+
+    about = (
+        "Check a store's hashes and frames and name what is in two parts of a split: sources, "
+        "persons, and twins found by content, mirrored ones too. Exit status 1 if there are any."
+    )
+    verify = uses.add_parser("verify", help=about, description=about)
+    _add_store(verify)
+    verify.set_defaults(func=run_verify)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="folder that mtzoo prepare made")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of words")
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Tell what a store holds; returns the exit status."""
+    from pathlib import Path
+
+    from mtzoo import media
+    from mtzoo.data.inspect import contact_sheet, summarise
+    from mtzoo.data.store import ClipStore
+    from mtzoo.errors import MtzooError
+
+    if not 0 <= args.videos <= 200:
+        raise MtzooError(f"--videos must lie between 0 and 200, not {args.videos}")
+    store = ClipStore(args.store)
+    output = Path(args.output) if args.output else store.root / "sheet.png"
+    if args.videos:
+        if output.suffix.lower() != ".png":
+            raise MtzooError(f"--output {output}: the sheet is a picture; end the name in .png")
+        output = media.check_output(output)
+    summary = summarise(store)
+    if args.json:
+        print(json.dumps({"store": str(store.root), **dataclasses.asdict(summary)}, indent=2))
+    else:
+        print("\n".join(summary.lines(store)))
+    if args.videos:
+        media.write_image(output, contact_sheet(store, rows=args.videos))
+        if not args.json:
+            print(f"sheet: {output}")
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Check a store; returns 1 if it is damaged or leaks."""
+    from mtzoo.data.inspect import verify
+    from mtzoo.data.store import ClipStore
+
+    store = ClipStore(args.store)
+    with _progress() as progress:
+        verdict = verify(store, progress=progress)
+    if args.json:
+        print(json.dumps({"store": str(store.root), **dataclasses.asdict(verdict)}, indent=2))
+    else:
+        for finding in verdict.findings:
+            print(f"{finding.kind}: {finding.text}")
+        said = "sound" if verdict.sound else "NOT sound"
+        print(
+            f"{store.root}: {said}; {verdict.shards} shards and {verdict.videos:,} videos checked"
+        )
+    return 0 if verdict.sound else 1
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal's stderr, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )
