@@ -54,7 +54,9 @@ def run_show(args: argparse.Namespace) -> int:
     if not 0 <= args.videos <= 200:
         raise MtzooError(f"--videos must lie between 0 and 200, not {args.videos}")
     store = ClipStore(args.store)
-    output = Path(args.output) if args.output else store.root / "sheet.png"
+    if args.videos and not args.output and not isinstance(store.root, Path):
+        raise MtzooError(f"{store.root} is not on this machine; say with --output where to write")
+    output = Path(args.output or Path(store.root, "sheet.png"))
     if args.videos:
         if output.suffix.lower() != ".png":
             raise MtzooError(f"--output {output}: the sheet is a picture; end the name in .png")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtzoo import media
-from mtzoo.data.store import ClipStore, Entry, sha256
+from mtzoo.data.store import ClipStore, Entry
 
 WINDOW = 16
 """Frames of the paper's clips, for counts."""
@@ -200,16 +200,20 @@ def _pixels(
     chosen = torch.randperm(len(entries), generator=generator)[: max(1, sample // 2)].tolist()
     total = torch.zeros(store.channels, dtype=torch.float64)
     squares, moved, frames, pairs = torch.zeros_like(total), 0.0, 0, 0
+    runs: dict[int, list[tuple[Entry, int]]] = defaultdict(list)
     for index in chosen:
         entry = entries[index]
-        for start in torch.randint(max(1, entry.frames - 1), (each,), generator=generator).tolist():
-            two = store.read(entry, start, min(2, entry.frames)).double()
-            total += two.mean((1, 2)).sum(0)
-            squares += two.square().mean((1, 2)).sum(0)
-            frames += len(two)
-            if len(two) == 2:
-                moved += float((two[1] - two[0]).abs().mean())
-                pairs += 1
+        starts = torch.randint(max(1, entry.frames - 1), (each,), generator=generator).tolist()
+        runs[min(2, entry.frames)] += [(entry, start) for start in starts]
+    for length, windows in runs.items():
+        for i in range(0, len(windows), 64):
+            read = store.read_windows(windows[i : i + 64], length).double()
+            total += read.mean((2, 3)).sum((0, 1))
+            squares += read.square().mean((2, 3)).sum((0, 1))
+            frames += read.shape[0] * length
+            if length == 2:
+                moved += float((read[:, 1] - read[:, 0]).abs().mean((1, 2, 3)).sum())
+                pairs += len(read)
     mean = total / frames
     deviation = (squares / frames - mean.square()).clamp(min=0).sqrt()
     return tuple(mean.tolist()), tuple(deviation.tolist()), moved / max(1, pairs), frames
@@ -232,7 +236,7 @@ def contact_sheet(store: ClipStore, *, rows: int = 16, columns: int = 10) -> Ten
     clips, names = [], []
     for entry in entries:
         times = torch.linspace(0, entry.frames - 1, min(columns, entry.frames)).round().long()
-        clips.append(torch.cat([store.read(entry, int(t), 1) for t in times]))
+        clips.append(store.read_windows([(entry, t) for t in times.tolist()], 1)[:, 0])
         sides = sorted({name for name, _, _ in entry.splits.get(store.split_by[0], ())})
         name = entry.id if len(entry.id) <= 32 else f"...{entry.id[-29:]}"
         names.append(f"{name}  {entry.frames} frames  {'+'.join(sides) or 'unused'}")
@@ -301,7 +305,7 @@ def verify(store: ClipStore, *, progress: Progress = _silent) -> Verdict:
     shards = store.manifest["shards"]
     for done, shard in enumerate(shards):
         progress(f"hash of {shard['file']}", done, len(shards))
-        if sha256(store.root / shard["file"]) != shard["sha256"]:
+        if store.hash_of(shard["file"]) != shard["sha256"]:
             text = f"the SHA-256 of the shard {shard['file']} differs; prepare the store again"
             verdict.findings.append(Finding("damage", text))
         verdict.shards += 1

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtzoo.data.remote import Range, Remote, is_remote
 from mtzoo.errors import MtzooError, did_you_mean
 
 FORMAT = "mtzoo-clips"
@@ -35,6 +36,9 @@ MANIFEST = "manifest.json"
 
 # Bytes of a number, by safetensors' name of its type: pictures and tracks.
 _SIZES = {"U8": 1, "F32": 4}
+
+# How much of a remote shard is asked for to find its header: enough for some hundred videos.
+_FIRST = 1 << 16
 
 # The cap that the safetensors format itself puts on a header.
 _LARGEST_HEADER = 100_000_000
@@ -78,20 +82,29 @@ class Entry:
 class _Shard:
     """A shard as it lies on disk: its size and where in it each tensor begins."""
 
-    path: Path
     size: int
     tensors: Mapping[str, tuple[int, tuple[int, ...], str]]  # key -> (first byte, shape, type)
 
 
 def _read_shard(path: Path) -> _Shard:
-    """Read a safetensors header: 8 bytes of length, then JSON, then the tensors' bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= min(_LARGEST_HEADER, size - 8):
-            raise ValueError("its header is damaged")
-        header = json.loads(file.read(length))
-    first = 8 + length
+        length = _header_length(file.read(8), size)
+        return _Shard(size, _tensors(file.read(length), size))
+
+
+def _header_length(start: bytes, size: int) -> int:
+    """A safetensors file's first 8 bytes: the length of its header."""
+    length = int.from_bytes(start[:8], "little")
+    if not 0 < length <= min(_LARGEST_HEADER, size - 8):
+        raise ValueError("its header is damaged")
+    return length
+
+
+def _tensors(text: bytes, size: int) -> dict[str, tuple[int, tuple[int, ...], str]]:
+    """A safetensors file's header, which is JSON; the tensors' bytes come after it."""
+    header = json.loads(text)
+    first = 8 + len(text)
     tensors = {}
     for key, what in header.items():
         if key == "__metadata__":
@@ -104,7 +117,13 @@ def _read_shard(path: Path) -> _Shard:
         if not count or end - begin != count or begin < 0 or first + end > size:
             raise ValueError(f"its tensor {key!r} is not whole data of a known type")
         tensors[key] = (first + begin, shape, what["dtype"])
-    return _Shard(path, size, tensors)
+    return tensors
+
+
+def _file_name(name: object) -> str:
+    if not isinstance(name, str) or name != Path(name).name or name in {"", ".", ".."}:
+        raise ValueError(f"{name!r} is no file name")
+    return name
 
 
 def sha256(path: Path) -> str:
@@ -120,15 +139,20 @@ class ClipStore:
     does not read the frames (`verify` does). Copies of the object in other processes map the
     shards anew when they first read.
 
+    A store may also lie elsewhere and be read over the network, by the same calls: then its
+    shards' headers are read and checked when they are first needed, and `read_windows` asks for
+    all its windows at once.
+
     Args:
-        root: Folder of the store.
+        root: Folder of the store, or the address of one: ``https://``, ``s3://``, ``gs://``,
+            ``az://`` (see `mtzoo.data.remote`).
 
     Raises:
         MtzooError: There is no store, its format is unknown, or a part is missing, truncated or
             contradicts the manifest.
 
     Attributes:
-        root: Absolute path of the store.
+        root: Absolute path of the store, or its address.
         manifest: The manifest as read.
         source: Short name of the source set, for example ``"weizmann"``.
         resolution: Side of the square frames in pixels.
@@ -137,22 +161,23 @@ class ClipStore:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).resolve()
+        self._remote = Remote(str(root)) if is_remote(root) else None
+        self.root: Path | str = self._remote.root if self._remote else Path(root).resolve()
         self._mapped: dict[str, Tensor] = {}
         try:
-            text = (self.root / MANIFEST).read_text(encoding="utf-8")
+            text = self._remote.text(MANIFEST) if self._remote else self._local_text()
         except FileNotFoundError:
             raise MtzooError(f"no clip store at {self.root}: there is no {MANIFEST}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise MtzooError(
-                f"the clip store's {self.root / MANIFEST} cannot be read: {error}"
+                f"the clip store's {self.root}/{MANIFEST} cannot be read: {error}"
             ) from error
         try:
             manifest = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
             raise self._damaged(f"{MANIFEST} is no valid JSON ({error})") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise MtzooError(f"{self.root / MANIFEST} does not describe a clip store")
+            raise MtzooError(f"{self.root}/{MANIFEST} does not describe a clip store")
         if manifest.get("version") not in (VERSION, WITH_TRACKS):
             raise MtzooError(
                 f"the clip store {self.root} has format version {manifest.get('version')!r}, this "
@@ -166,6 +191,9 @@ class ClipStore:
             what = f"misses {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
             raise self._damaged(f"{MANIFEST} {what}") from error
 
+    def _local_text(self) -> str:
+        return Path(self.root, MANIFEST).read_text(encoding="utf-8")
+
     def _damaged(self, what: str) -> MtzooError:
         return MtzooError(f"the clip store {self.root} is damaged: {what}; prepare it again")
 
@@ -177,43 +205,57 @@ class ClipStore:
         self.split_by: tuple[str, ...] = tuple(str(name) for name in manifest["split_by"])
         if self.resolution < 1 or self.channels < 1 or not self.split_by:
             raise ValueError("it names no resolution, channels or splits")
-        self._shards = {str(shard["file"]): self._open_shard(shard) for shard in manifest["shards"]}
+        # A manifest may come from elsewhere: it names files of this folder and no others.
+        self._sizes = {
+            _file_name(shard["file"]): int(shard["bytes"]) for shard in manifest["shards"]
+        }
+        self._shards: dict[str, _Shard] = {}
+        if self._remote is None:
+            self._shards = {name: self._open_shard(name) for name in self._sizes}
         entries = [self._entry(raw) for raw in manifest["entries"]]
         if len({entry.id for entry in entries}) != len(entries):
             raise ValueError("two entries have one id")
         self._entries = tuple(entries)
 
-    def _open_shard(self, described: Mapping[str, Any]) -> _Shard:
-        name = str(described["file"])
-        # A manifest may come from elsewhere: it names files of this folder and no others.
-        if name != Path(name).name or name in {"", ".", ".."}:
-            raise ValueError(f"{name!r} is no file name")
-        path = self.root / name
+    def _open_shard(self, name: str) -> _Shard:
+        path = Path(self.root, name)
         try:
             size = path.stat().st_size
         except OSError:
             raise self._damaged(f"the shard {name} is missing") from None
-        if size != int(described["bytes"]):
+        if size != self._sizes[name]:
             raise self._damaged(
                 f"the shard {name} has {size:,} bytes where the manifest says "
-                f"{int(described['bytes']):,} (truncated or replaced)"
+                f"{self._sizes[name]:,} (truncated or replaced)"
             )
         try:
             return _read_shard(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(f"the shard {name} cannot be read ({error})") from error
 
+    def _open_remote(self, remote: Remote, names: Iterable[str]) -> None:
+        """Read the headers of shards that are needed for the first time, and see their ends."""
+        names = [name for name in dict.fromkeys(names) if name not in self._shards]
+        if not names:
+            return
+        sizes = [self._sizes[name] for name in names]
+        starts = [Range(n, 0, min(size, _FIRST)) for n, size in zip(names, sizes, strict=True)]
+        ends = [Range(n, size - 1, size) for n, size in zip(names, sizes, strict=True)]
+        answers = remote.fetch([*starts, *ends])
+        for name, size, start in zip(names, sizes, answers, strict=False):
+            try:
+                length = _header_length(start, size)
+                if 8 + length > len(start):
+                    start = remote.fetch([Range(name, 0, 8 + length)])[0]
+                self._shards[name] = _Shard(size, _tensors(start[8 : 8 + length], size))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise self._damaged(f"the shard {name} cannot be read ({error})") from error
+
     def _entry(self, raw: Mapping[str, Any]) -> Entry:
         name, shard, key, frames = str(raw["id"]), str(raw["shard"]), str(raw["key"]), raw["frames"]
-        if shard not in self._shards or key not in self._shards[shard].tensors:
+        if shard not in self._sizes or not isinstance(frames, int):
             raise ValueError(f"entry {name!r} lies in no shard")
-        shape = (frames, self.resolution, self.resolution, self.channels)
         tracks = {str(k): tuple(int(n) for n in v) for k, v in raw.get("tracks", {}).items()}
-        expected = {key: (shape, "U8")}
-        expected |= {f"{key}//{track}": (size, "F32") for track, size in tracks.items()}
-        for tensor, what in expected.items():
-            if self._shards[shard].tensors.get(tensor, ())[1:] != what:
-                raise ValueError(f"entry {name!r} has another shape than its shard says")
         if any(len(size) != 2 or size[0] != frames for size in tracks.values()):
             raise ValueError(f"a track of entry {name!r} is not one row a frame")
         splits = {
@@ -227,7 +269,7 @@ class ClipStore:
                     raise ValueError(f"the split by {by} of entry {name!r} overlaps or overruns")
                 edge = b
         first, last = raw["source_range"]
-        return Entry(
+        entry = Entry(
             id=name,
             shard=shard,
             key=key,
@@ -239,6 +281,24 @@ class ClipStore:
             splits=splits,
             tracks={track: size[1] for track, size in tracks.items()},
         )
+        if self._remote is None:
+            for tensor in (key, *(f"{key}//{track}" for track in tracks)):
+                self._place(entry, tensor)
+        return entry
+
+    def _place(self, entry: Entry, key: str) -> tuple[int, tuple[int, ...], str]:
+        """Where a tensor of an entry lies in its shard: first byte, shape and type."""
+        place = self._shards[entry.shard].tensors.get(key)
+        track = key.removeprefix(f"{entry.key}//")
+        frames = entry.frames if place is None else place[1][0]
+        expected = (
+            ((frames, self.resolution, self.resolution, self.channels), "U8")
+            if key == entry.key
+            else ((frames, entry.tracks[track]), "F32")
+        )
+        if place is None or place[1:] != expected or entry.stop > frames:
+            raise ValueError(f"entry {entry.id!r} is not in its shard as the manifest says")
+        return place
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -334,14 +394,69 @@ class ClipStore:
             raise IndexError(
                 f"frames {start} to {last} by {stride} of {entry.id!r}, which has {entry.frames}"
             )
-        begin, shape, kind = self._shards[entry.shard].tensors[key]
+        return self._windows([(entry, key, start)], count, stride)[0]
+
+    def read_windows(
+        self, windows: Sequence[tuple[Entry, int]], count: int, stride: int = 1
+    ) -> Tensor:
+        """Read windows of one length into one tensor; from elsewhere, all at once.
+
+        Args:
+            windows: Entries, each with the first frame of its window, counted in the entry.
+            count: Frames of a window.
+            stride: Frames from one to the next.
+
+        Returns:
+            uint8 ``(len(windows), count, H, W, C)``.
+
+        Raises:
+            IndexError: A window reaches out of its entry.
+        """
+        last = (count - 1) * stride
+        for entry, start in windows:
+            if start < 0 or count < 1 or stride < 1 or start + last >= entry.frames:
+                raise IndexError(f"{count} frames from {start} by {stride} of {entry.id!r}")
+        return self._windows([(entry, entry.key, start) for entry, start in windows], count, stride)
+
+    def _windows(
+        self, windows: Sequence[tuple[Entry, str, int]], count: int, stride: int
+    ) -> Tensor:
+        """Rows of tensors, ``(len(windows), count, ...)``; the windows are known to be there."""
+        if self._remote is not None:
+            self._open_remote(self._remote, (entry.shard for entry, _, _ in windows))
+        ranges = []
+        shape: tuple[int, ...] = ()
+        kind = "U8"
+        for entry, key, start in windows:
+            try:
+                begin, shape, kind = self._place(entry, key)
+            except ValueError as error:
+                raise self._damaged(str(error)) from error
+            row = _SIZES[kind] * math.prod(shape[1:])
+            begin += (entry.start + start) * row
+            ranges.append(Range(entry.shard, begin, begin + ((count - 1) * stride + 1) * row))
         row = _SIZES[kind] * math.prod(shape[1:])
-        begin += (entry.start + start) * row
-        run = self._map(entry.shard)[begin : begin + ((count - 1) * stride + 1) * row]
-        if kind == "U8":
-            return run.view(-1, *shape[1:])[::stride].clone()
-        # A copy first: where a tensor lies in its file may be odd for its type.
-        return run.view(-1, row)[::stride].clone().view(torch.float32)
+        given = torch.empty(len(windows), count, row, dtype=torch.uint8)
+        for target, run in zip(given, self._runs(ranges), strict=True):
+            target.copy_(run.view(-1, row)[::stride])
+        if kind != "U8":
+            given = given.view(torch.float32)
+        return given.view(len(windows), count, *shape[1:])
+
+    def _runs(self, ranges: Sequence[Range]) -> Iterator[Tensor]:
+        """The bytes of ranges, uint8, not to be written to."""
+        if self._remote is None:
+            for name, begin, end in ranges:
+                yield self._map(name)[begin:end]
+            return
+        for data in self._remote.fetch(ranges):
+            yield torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+    def hash_of(self, shard: str) -> str:
+        """The SHA-256 of a shard as it is now; reads all of it."""
+        if self._remote is not None:
+            return self._remote.sha256(shard, self._sizes[shard])
+        return sha256(Path(self.root, shard))
 
     def verify(self) -> None:
         """Compare every shard with its SHA-256 in the manifest; reads all data.
@@ -350,20 +465,18 @@ class ClipStore:
             MtzooError: A shard differs.
         """
         for shard in self.manifest["shards"]:
-            if sha256(self.root / shard["file"]) != shard["sha256"]:
+            if self.hash_of(shard["file"]) != shard["sha256"]:
                 raise self._damaged(f"the SHA-256 of the shard {shard['file']} differs")
 
     def _map(self, shard: str) -> Tensor:
         mapped = self._mapped.get(shard)
         if mapped is None:
-            known = self._shards[shard]
+            path, size = Path(self.root, shard), self._shards[shard].size
             # Touching a mapping beyond the end of its file kills the process, so look again:
             # the file may have been cut since the store was opened.
-            if not known.path.exists() or known.path.stat().st_size != known.size:
+            if not path.exists() or path.stat().st_size != size:
                 raise self._damaged(f"the shard {shard} changed after the store was opened")
-            mapped = torch.from_file(
-                str(known.path), shared=False, size=known.size, dtype=torch.uint8
-            )
+            mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
             self._mapped[shard] = mapped
         return mapped
 

@@ -30,7 +30,8 @@ class EngineOptions:
         accelerator: Where to run; ``auto`` takes a GPU where there is one.
         devices: Processes on this machine, one a device; each takes an equal share of the batch.
         compile: Compile the networks with ``torch.compile``.
-        workers: Loader processes a rank; 0 loads in the training process.
+        workers: Loader processes a rank; 0 loads in the training process. Data that is read, not
+            computed, is loaded by one thread instead, whatever the number above 0.
         log_every: Steps between rows of the log.
         health_every: Steps between health figures; 0 for never.
         sample_every: Steps between sample sheets and clips; 0 for only at the end.

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mtzoo.data.remote import is_remote
 from mtzoo.data.store import MANIFEST, ClipStore, Entry
 from mtzoo.errors import MtzooError, did_you_mean
 from mtzoo.interfaces import PairDataset
@@ -35,14 +36,15 @@ _MISSING = {
     "nemo": (
         "there is no prepared UvA-NEMO data at {root} (looked for {manifest}): UvA-NEMO, 1,240 "
         "videos of smiles of 400 persons, is licensed to each person on request by its publishers "
-        "at the University of Amsterdam and cannot be downloaded for you; set data.root to the "
-        "folder of a clip store made of it; {without}"
+        "at the University of Amsterdam and cannot be downloaded for you; with the videos run "
+        "`mtzoo prepare nemo --source DIR --output {root}`, or set data.root to where the store "
+        "is; {without}"
     ),
     "bair": (
         "there is no prepared BAIR data at {root} (looked for {manifest}): BAIR robot pushing is "
         "some 44,000 videos of a robot arm, 30 frames of 64x64 each, published by the Berkeley "
-        "Artificial Intelligence Research lab; set data.root to the folder of a clip store made "
-        "of it; {without}"
+        "Artificial Intelligence Research lab; with its tfrecords run `mtzoo prepare bair "
+        "--source DIR --output {root}`, or set data.root to where the store is; {without}"
     ),
 }
 
@@ -76,7 +78,8 @@ class ClipsDataset(PairDataset):
     Args:
         split: Which part of the store.
         seed: Of every draw.
-        root: Folder of the clip store; relative to the working directory.
+        root: Folder of the clip store, relative to the working directory; or the address of one
+            (``https://``, ``s3://``, ...), of which only what a batch needs is read.
         frames: Frames T of a window.
         stride: Frames of the video from one frame of the window to the next.
         target_frame: Which frame of V_y is the target y: any, or its first.
@@ -113,8 +116,8 @@ class ClipsDataset(PairDataset):
         for name, value in (("frames", frames), ("stride", stride)):
             if value < 1:
                 raise MtzooError(f"dataset clips: {name} must be at least 1, not {value}")
-        place = Path(root).expanduser().resolve()
-        if not (place / MANIFEST).exists():
+        place = root if is_remote(root) else Path(root).expanduser().resolve()
+        if isinstance(place, Path) and not (place / MANIFEST).exists():
             raise MtzooError(
                 _MISSING[source].format(root=place, manifest=MANIFEST, without=_WITHOUT)
             )
@@ -177,6 +180,26 @@ class ClipsDataset(PairDataset):
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
         """The pair at ``position``; see `PairDataset`."""
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Tensor]]:
+        """The pairs at ``positions``, read together."""
+        batch = self.batch(positions)
+        return [{key: values[i] for key, values in batch.items()} for i in range(len(positions))]
+
+    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        """The pairs at ``positions``, stacked: each key's values with a first dimension more."""
+        pairs = [self._pair(position) for position in positions]
+        windows = [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
+        videos = self.store.read_windows(windows, self.frames, self.stride)
+        return {
+            "video": videos[: len(pairs)],
+            "target_video": videos[len(pairs) :],
+            "target_index": torch.tensor([chosen for _, _, chosen in pairs]),
+        }
+
+    def _pair(self, position: int) -> tuple[tuple[Entry, int], tuple[Entry, int], int]:
+        """Where V and V_y begin, and which frame is y."""
         if position < 0:
             raise IndexError(f"position {position} is negative")
         source, other, start, frame = self._draws(position)
@@ -190,14 +213,7 @@ class ClipsDataset(PairDataset):
         partner = _below(other, len(self._entries) - (high - low))
         target = self._entries[partner if partner < low else partner + high - low]
         chosen = _below(frame, self.frames) if self.target_frame == "random" else 0
-        return {
-            "video": self._read(self._entries[index], begin),
-            "target_video": self._read(target, self._draw_start(target, start)),
-            "target_index": torch.tensor(chosen),
-        }
-
-    def _read(self, entry: Entry, start: int) -> Tensor:
-        return self.store.read(entry, start, self.frames, self.stride)
+        return (self._entries[index], begin), (target, self._draw_start(target, start)), chosen
 
     def _draw_start(self, entry: Entry, number: int) -> int:
         return _below(number, entry.frames - self._span + 1)
