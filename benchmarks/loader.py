@@ -38,9 +38,7 @@ def make(root: Path, videos: int = 400, frames: int = 60) -> None:
             noise = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
             splits = {"share": [("train", 0, frames)]}
             name = f"v{i:04d}"
-            writer.add(
-                name, noise, labels={}, splits=splits, source=name, source_range=(0, frames)
-            )
+            writer.add(name, noise, labels={}, splits=splits, source=name, source_range=(0, frames))
         writer.finish()
 
 
