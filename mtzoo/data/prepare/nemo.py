@@ -77,8 +77,9 @@ def prepare_nemo(
             depth.
         output: Folder to make for the store.
         resolution: Side of the frames to store, in pixels.
-        margin: Side of the square over that of the smallest that holds the face from the brows
-            to the chin in all frames; ``None`` takes 1.6, which holds the head.
+        margin: Side of the square over that of the face from the brows to the chin; ``None``
+            takes 1.6, which holds the head. A head that moves about makes the square as much
+            larger as it moves.
         fps: Resample to this many frames a second; ``None`` keeps the videos' own, 50.
         clip: Cut into clips of this many frames; ``None`` keeps videos whole.
         min_frames: Leave out videos with fewer frames, counted as they would be stored.
