@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections import Counter
@@ -345,8 +346,9 @@ def _cut_frames(found: Found, cut: Cut) -> _Small:
                     "take the centre crop"
                 )
             boxes = plan.plan(*next(iter(sizes)), count)
-            with _decode(found, cut) as again:
-                for box, frame in zip(boxes, held if held is not None else again, strict=False):
+            with contextlib.ExitStack() as stack:
+                shown = stack.enter_context(_decode(found, cut)) if held is None else held
+                for box, frame in zip(boxes, shown, strict=False):
                     _append(frames, frame.cut(box, cut.resolution))
         else:
             for frame in decoded:
