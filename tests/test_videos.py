@@ -400,11 +400,13 @@ def test_every_hostile_file_is_named_and_the_rest_used(hostile: Path, tmp_path: 
         assert "\n" not in found[name]
         assert part in found[name]
     store = ClipStore(report.output)
-    assert {e.id: e.frames for e in store.entries()} == {
+    frames = {e.id: e.frames for e in store.entries()}
+    # libav gives up the frame that it still holds back when the size changes.
+    assert frames.pop("sizes") in (2 * COUNT - 1, 2 * COUNT)
+    assert frames == {
         "good": COUNT,
         "good too": COUNT,
         "odd": COUNT,
-        "sizes": 2 * COUNT,
         "ten bits": COUNT,
         "turned": COUNT,
         "variable": COUNT,
