@@ -271,8 +271,7 @@ class _Scaler:
 def _turned_back(box: Box, turns: int, width: int, height: int) -> Box:
     """Where a box of the displayed frame lies in the stored one."""
     for _ in range(turns % 4):
-        box = Box(width - box.left - box.width, box.top, box.width, box.height)
-        box = Box(box.top, box.left, box.height, box.width)
+        box = Box(height - box.top - box.height, box.left, box.height, box.width)
         width, height = height, width
     return box
 
