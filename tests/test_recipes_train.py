@@ -35,11 +35,12 @@ SHRUNKEN = [
 ]
 
 
-def test_there_are_five_recipes():
+def test_there_are_six_recipes():
     assert [path.stem for path in RECIPES] == [
         "dual_mtgan_bair",
         "dual_mtgan_nemo",
         "dual_mtgan_shapes",
+        "dual_mtgan_videos",
         "dual_mtgan_weizmann",
         "quickstart",
     ]
@@ -52,7 +53,7 @@ def test_the_recipe_trains(path: Path, tmp_path: Path):
     if data["name"] == "clips":
         root = tmp_path / "store"
         with StoreWriter(
-            root, source=data["source"], resolution=64, fps=25.0, split_by=("time", "person")
+            root, source=data.get("source") or "videos", resolution=64, fps=25.0, split_by=("time", "person")
         ) as writer:
             for i in range(3):
                 frames = torch.randint(0, 256, (64, 64, 64, 3), dtype=torch.uint8)
@@ -80,7 +81,7 @@ def test_the_recipe_trains(path: Path, tmp_path: Path):
     assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["step"] == 2
 
 
-@pytest.mark.parametrize("name", ["weizmann", "nemo", "bair", "shapes"])
+@pytest.mark.parametrize("name", ["weizmann", "nemo", "bair", "shapes", "videos"])
 def test_the_paper_recipes_keep_what_the_paper_fixes(name: str):
     recipe = load_recipe(RECIPES[0].parent / f"dual_mtgan_{name}.yaml")
     weights = ("lambda_1", "lambda_kl", "lambda_i", "lambda_v", "content_weight", "motion_weight")
@@ -95,7 +96,7 @@ def test_the_paper_recipes_keep_what_the_paper_fixes(name: str):
     assert recipe.model["video_discriminator"] is not None
 
 
-@pytest.mark.parametrize("path", RECIPES[:4], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES[:5], ids=lambda path: path.stem)
 def test_every_value_of_the_paper_recipes_says_where_it_comes_from(path: Path):
     for number, line in enumerate(path.read_text().splitlines(), 1):
         key, _, rest = line.partition(":")
