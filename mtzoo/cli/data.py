@@ -8,6 +8,9 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 
+MOST = 20
+"""Lines of one kind that `verify` prints."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb and its two uses."""
@@ -21,7 +24,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument(
         "--output",
         metavar="FILE.png",
-        help="where to write the contact sheet (sheet.png in the store)",
+        help="where to write the contact sheet: a row a video, frames throughout it (sheet.png in "
+        "the store)",
+    )
+    show.add_argument(
+        "--split", metavar="NAME", help="look at this split only, for example test (all)"
+    )
+    show.add_argument(
+        "--split-by", metavar="WAY", help="way to split by, for example person (the store's first)"
     )
     show.add_argument(
         "--videos", type=int, default=16, metavar="N", help="rows of the sheet; 0 for none (16)"
@@ -30,7 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     about = (
         "Check a store's hashes and frames and name what is in two parts of a split: sources, "
-        "persons, and twins found by content, mirrored ones too. Exit status 1 if there are any."
+        "persons, and twins, which are videos that show the same footage: copied, encoded anew, "
+        "mirrored or cut at another time. Exit status 1 if it is damaged or leaks; notes are no "
+        "fault."
     )
     verify = uses.add_parser("verify", help=about, description=about)
     _add_store(verify)
@@ -61,13 +73,14 @@ def run_show(args: argparse.Namespace) -> int:
         if output.suffix.lower() != ".png":
             raise MtzooError(f"--output {output}: the sheet is a picture; end the name in .png")
         output = media.check_output(output)
-    summary = summarise(store)
+    part = {"split": args.split, "split_by": args.split_by}
+    summary = summarise(store, **part)
     if args.json:
         print(json.dumps({"store": str(store.root), **dataclasses.asdict(summary)}, indent=2))
     else:
         print("\n".join(summary.lines(store)))
     if args.videos:
-        media.write_image(output, contact_sheet(store, rows=args.videos))
+        media.write_image(output, contact_sheet(store, rows=args.videos, **part))
         if not args.json:
             print(f"sheet: {output}")
     return 0
@@ -82,13 +95,19 @@ def run_verify(args: argparse.Namespace) -> int:
     with _progress() as progress:
         verdict = verify(store, progress=progress)
     if args.json:
-        print(json.dumps({"store": str(store.root), **dataclasses.asdict(verdict)}, indent=2))
+        told = {"store": str(store.root), "sound": verdict.sound, **dataclasses.asdict(verdict)}
+        print(json.dumps(told, indent=2))
     else:
-        for finding in verdict.findings:
-            print(f"{finding.kind}: {finding.text}")
+        for kind in ("damage", "leak", "note"):
+            texts = [finding.text for finding in verdict.findings if finding.kind == kind]
+            for text in texts[:MOST]:
+                print(f"{kind}: {text}")
+            if len(texts) > MOST:
+                print(f"{kind}: and {len(texts) - MOST:,} more; --json tells all")
         said = "sound" if verdict.sound else "NOT sound"
         print(
-            f"{store.root}: {said}; {verdict.shards} shards and {verdict.videos:,} videos checked"
+            f"{store.root}: {said}; {verdict.shards:,} shards and {verdict.videos:,} videos "
+            f"checked, {verdict.compared:,} of them for twins"
         )
     return 0 if verdict.sound else 1
 

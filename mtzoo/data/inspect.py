@@ -8,34 +8,36 @@ Monkey-Net's Weizmann archive, for one, has each clip's mirror image as another 
 
 from __future__ import annotations
 
+import random
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mtzoo import media
 from mtzoo.data.store import ClipStore, Entry
+from mtzoo.data.twins import Twins, find_twins, fingerprint, one_thread
+from mtzoo.errors import MtzooError, did_you_mean
 
 WINDOW = 16
 """Frames of the paper's clips, for counts."""
 
-# Twins are looked for in grey pictures of this side: small enough that noise of compression and a
-# shift by a pixel vanish, large enough that an arm's place shows.
-_SIDE = 16
-# Pictures of the gallery that candidates are looked for in, and candidates tried a video.
-_GALLERY, _CANDIDATES = 300_000, 6
-# Twins correlate at least so much: as pictures, and in how they move. Measured on the Weizmann
-# videos, BAIR's frames and the synthetic worlds: see tests/test_inspect.py.
-_ALIKE, _MOVE_ALIKE = 0.93, 0.86
-# Grey levels: in videos that move less than the first, compression hides the motion; it is enough
-# that their pictures differ by less than the second.
-_STILL, _SAME = 3.0, 1.5
+SHOWN = 128
+"""Frames that are larger are shown in this size on a sheet."""
+
+# Of one colour is a frame, and still a video, whose pixels differ by no more than this in any
+# channel: what an encoder makes of nothing.
+_NOTHING = 8
+# Fewer frames are too few to tell a motion by.
+_LEAST = 4
 
 Progress = Callable[[str, int, int], None]
 """Called with what is at hand, how much is done, and how much there is."""
@@ -52,47 +54,65 @@ class Part:
     Attributes:
         videos: Videos with frames in it.
         frames: Its frames.
-        sources: Source files.
-        windows: Videos that give at least one window of 16 frames.
+        identities: Persons, or source files where persons are not known.
+        windows: Videos that give at least one window of 16 neighbouring frames.
     """
 
     videos: int
     frames: int
-    sources: int
+    identities: int
     windows: int
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A store in figures.
+class Pixels:
+    """Figures of the pixels, in [0, 255].
 
     Attributes:
-        videos: Stored videos.
-        frames: Their frames.
-        bytes: Size of the shards.
-        lengths: Least, median and largest number of frames.
-        parts: By way and split.
-        labels: How many videos have each value, by label.
-        tracks: Numbers a frame beside the pictures, and how many each has.
-        left_out: How many were left out, by reason.
-        sampled: Frames that the figures below were taken from.
-        mean: By channel, in [0, 255].
-        deviation: Standard deviation of the pixels by channel, in the same units.
-        motion: Mean absolute difference of a pixel from one frame to the next, likewise.
+        frames: Frames that were measured.
+        of: Frames that there are; fewer were measured where there are many, drawn at random.
+        mean: By channel.
+        deviation: Standard deviation, by channel.
+        motion: Mean absolute difference of a pixel from one frame to the next.
     """
 
+    frames: int
+    of: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    motion: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A store, or a part of one, in figures.
+
+    Attributes:
+        part: Which part of the store, in words; empty for all of it.
+        videos: Stored videos.
+        frames: Their frames.
+        bytes: Size of the store's shards.
+        lengths: Least, median and largest number of frames.
+        identity: What tells identities apart: ``person``, or ``source`` where it is not known.
+        parts: By way and split, of the whole store.
+        labels: How many videos have each value, by label.
+        tracks: Numbers a frame beside the pictures, and how many each has.
+        left_out: How many were left out when the store was made, by reason; numbers in reasons
+            that differ are written N.
+        pixels: Their mean, spread and motion.
+    """
+
+    part: str
     videos: int
     frames: int
     bytes: int
     lengths: tuple[int, float, int]
+    identity: str
     parts: Mapping[str, Mapping[str, Part]]
     labels: Mapping[str, Mapping[str, int]]
     tracks: Mapping[str, int]
     left_out: Mapping[str, int]
-    sampled: int
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    motion: float
+    pixels: Pixels
 
     def lines(self, store: ClipStore) -> list[str]:
         """The store in words."""
@@ -100,35 +120,38 @@ class Summary:
         options = ", ".join(f"{k} {_value(v)}" for k, v in about.get("preparation", {}).items())
         decoder = about.get("decoder", {})
         low, middle, high = self.lengths
+        colours = {1: "grey", 3: "RGB"}.get(store.channels, f"{store.channels}-channel")
         lines = [
-            f"{store.root}: {store.source}, {self.videos:,} videos, {self.frames:,} frames of "
-            f"{store.resolution}x{store.resolution}x{store.channels} at {store.fps:g} a second, "
-            f"{self.bytes / 1e6:,.1f} MB in {len(about['shards'])} shards",
+            f"{store.root}: {store.source}, {self.part and f'{self.part}, '}"
+            f"{_count(self.videos, 'video')}, "
+            f"{_count(self.frames, 'frame')} ({_duration(self.frames / store.fps)}) of "
+            f"{store.resolution}x{store.resolution} {colours} at {store.fps:g} a second, "
+            f"{self.bytes / 1e6:,.1f} MB in {_count(len(about['shards']), 'shard')}",
             f"prepared with: {options or 'no options'}"
             + (f"; decoded by {decoder.get('name')} {decoder.get('version')}" if decoder else ""),
-            f"frames a video: {low} to {high}, median {middle:g}",
+            f"left out: {_counted(self.left_out) or 'nothing'}",
+            f"frames a video: {low:,} to {high:,}, median {middle:,g}",
         ]
         for way, parts in self.parts.items():
             shown = "; ".join(
-                f"{name} {part.videos:,} videos of {part.sources:,} sources, {part.frames:,} "
-                f"frames, {part.windows:,} with {WINDOW} or more"
+                f"{name} {_count(part.videos, 'video')} of "
+                f"{_count(part.identities, self.identity)}, {_count(part.frames, 'frame')}, "
+                f"{part.windows:,} with {WINDOW} or more"
                 for name, part in sorted(parts.items(), reverse=True)
             )
             lines.append(f"split by {way}: {shown or 'nothing'}")
         for label, values in self.labels.items():
-            lines.append(f"label {label}: {_counted(values)}")
+            lines.append(f"label {label}: {_count(len(values), 'value')}: {_counted(values)}")
         for track, size in self.tracks.items():
             lines.append(f"track {track}: {size} numbers a frame")
-        if self.left_out:
-            lines.append(f"left out: {_counted(self.left_out)}")
-        colours = "RGB" if len(self.mean) == 3 else "grey"
+        pixels = self.pixels
+        drawn = "all" if pixels.frames == pixels.of else f"{pixels.frames:,} drawn of"
         lines.append(
-            f"pixels ({self.sampled:,} frames, {colours}): mean "
-            f"{' '.join(f'{v:.1f}' for v in self.mean)}, spread "
-            f"{' '.join(f'{v:.1f}' for v in self.deviation)} of 255; mean "
-            f"{' '.join(f'{v / 127.5 - 1:.3f}' for v in self.mean)}, spread "
-            f"{' '.join(f'{v / 127.5:.3f}' for v in self.deviation)} in [-1, 1]; "
-            f"{self.motion:.2f} of 255 from frame to frame"
+            f"pixels ({drawn} {pixels.of:,} frames): mean {_figures(pixels.mean, '.1f')}, spread "
+            f"{_figures(pixels.deviation, '.1f')} in [0, 255]; mean "
+            f"{_figures([v / 127.5 - 1 for v in pixels.mean], '.3f')}, spread "
+            f"{_figures([v / 127.5 for v in pixels.deviation], '.3f')} in [-1, 1]; "
+            f"{pixels.motion:.2f} of 255 from frame to frame"
         )
         return lines
 
@@ -139,6 +162,20 @@ def _value(value: object) -> str:
     return "none" if value is None else str(value)
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"
+
+
+def _figures(values: Sequence[float], form: str) -> str:
+    return " ".join(format(value, form) for value in values)
+
+
 def _counted(values: Mapping[str, int], most: int = 12) -> str:
     ranked = sorted(values.items(), key=lambda item: (-item[1], item[0]))
     rest = len(ranked) - most
@@ -146,114 +183,204 @@ def _counted(values: Mapping[str, int], most: int = 12) -> str:
     return shown + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def summarise(store: ClipStore, *, sample: int = 2048, seed: int = 0) -> Summary:
+def summarise(
+    store: ClipStore,
+    *,
+    split: str | None = None,
+    split_by: str | None = None,
+    sample: int = 4096,
+    seed: int = 0,
+) -> Summary:
     """Count what a store holds and measure its pixels.
 
     Args:
         store: An open store.
-        sample: Frames, about, to measure the pixels on: pairs of neighbours, drawn with the seed.
+        split: Part of the store to look at; ``None`` for all of it.
+        split_by: Way to split that it is part of; ``None`` for the store's first.
+        sample: Most frames to measure the pixels on; of more, so many are drawn.
         seed: Of that draw.
+
+    Raises:
+        MtzooError: There is no such part.
     """
-    entries = store.entries()
-    parts: dict[str, dict[str, Part]] = {}
-    for way in store.split_by:
-        gathered: dict[str, list[tuple[Entry, int]]] = defaultdict(list)
-        for entry in entries:
-            for name, start, stop in entry.splits.get(way, ()):
-                gathered[name].append((entry, stop - start))
-        parts[way] = {
-            name: Part(
-                videos=len({entry.id for entry, _ in runs}),
-                frames=sum(count for _, count in runs),
-                sources=len({entry.source or entry.id for entry, _ in runs}),
-                windows=len({entry.id for entry, count in runs if count >= WINDOW}),
-            )
-            for name, runs in gathered.items()
-        }
+    way = _way(store, split_by)
+    entries = store.entries(split, way)
+    whole = store.entries()
+    identity = "person" if all("person" in entry.labels for entry in whole) else "source"
     labels: dict[str, Counter[str]] = defaultdict(Counter)
     for entry in entries:
         for label, value in entry.labels.items():
             labels[label][value] += 1
-    lengths = sorted(entry.frames for entry in entries)
-    mean, deviation, motion, sampled = _pixels(store, entries, sample, seed)
+    lengths = [entry.frames for entry in entries]
     return Summary(
-        videos=len(entries),
+        part="" if split is None else f"{split} split by {way}",
+        videos=len({entry.id for entry in entries}),
         frames=sum(lengths),
         bytes=sum(int(shard["bytes"]) for shard in store.manifest["shards"]),
-        lengths=(lengths[0], statistics.median(lengths), lengths[-1]),
-        parts=parts,
+        lengths=(min(lengths), statistics.median(lengths), max(lengths)),
+        identity=identity,
+        parts={way: _parts(whole, way, identity) for way in store.split_by},
         labels={label: dict(values) for label, values in labels.items()},
         tracks={name: size for entry in entries for name, size in entry.tracks.items()},
-        left_out=dict(Counter(str(item["reason"]) for item in store.manifest.get("left_out", ()))),
-        sampled=sampled,
-        mean=mean,
-        deviation=deviation,
-        motion=motion,
+        left_out=_reasons([str(item["reason"]) for item in store.manifest.get("left_out", ())]),
+        pixels=_pixels(store, entries, sample, seed),
     )
 
 
-def _pixels(
-    store: ClipStore, entries: Sequence[Entry], sample: int, seed: int
-) -> tuple[tuple[float, ...], tuple[float, ...], float, int]:
-    generator = torch.Generator().manual_seed(seed)
-    each = max(1, sample // (2 * len(entries)))
-    chosen = torch.randperm(len(entries), generator=generator)[: max(1, sample // 2)].tolist()
-    total = torch.zeros(store.channels, dtype=torch.float64)
-    squares, moved, frames, pairs = torch.zeros_like(total), 0.0, 0, 0
-    runs: dict[int, list[tuple[Entry, int]]] = defaultdict(list)
-    for index in chosen:
-        entry = entries[index]
-        starts = torch.randint(max(1, entry.frames - 1), (each,), generator=generator).tolist()
-        runs[min(2, entry.frames)] += [(entry, start) for start in starts]
+def _way(store: ClipStore, split_by: str | None) -> str:
+    way = store.split_by[0] if split_by is None else split_by
+    if way not in store.split_by:
+        raise MtzooError(
+            f"the clip store {store.root} has no split by {way!r}."
+            f"{did_you_mean(way, store.split_by)} It is split by {', '.join(store.split_by)}"
+        )
+    return way
+
+
+def _parts(entries: Sequence[Entry], way: str, identity: str) -> dict[str, Part]:
+    gathered: dict[str, list[tuple[Entry, int]]] = defaultdict(list)
+    for entry in entries:
+        for name, start, stop in entry.splits.get(way, ()):
+            gathered[name].append((entry, stop - start))
+    return {
+        name: Part(
+            videos=len({entry.id for entry, _ in runs}),
+            frames=sum(count for _, count in runs),
+            identities=len(
+                {
+                    entry.labels[identity] if identity == "person" else _source(entry)
+                    for entry, _ in runs
+                }
+            ),
+            windows=len({entry.id for entry, count in runs if count >= WINDOW}),
+        )
+        for name, runs in gathered.items()
+    }
+
+
+def _source(entry: Entry) -> str:
+    return entry.source or entry.id
+
+
+def _reasons(reasons: Sequence[str]) -> dict[str, int]:
+    """Count reasons that differ in their numbers as one."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for reason in reasons:
+        kinds[re.sub(r"\d[\d,.]*(?<=\d)", "N", reason)].append(reason)
+    return {found[0] if len(set(found)) == 1 else kind: len(found) for kind, found in kinds.items()}
+
+
+def _pixels(store: ClipStore, entries: Sequence[Entry], sample: int, seed: int) -> Pixels:
+    total = sum(entry.frames for entry in entries)
+    chosen = range(total)
+    if total > sample:
+        chosen = sorted(random.Random(seed).sample(chosen, sample))
+    ends = np.cumsum([entry.frames for entry in entries])
+    places = np.searchsorted(ends, chosen, side="right").tolist()
+    # Each with its successor, except a video's last.
+    runs: dict[int, list[tuple[Entry, int]]] = {1: [], 2: []}
+    for number, place in zip(chosen, places, strict=True):
+        entry = entries[place]
+        start = number - (int(ends[place]) - entry.frames)
+        runs[min(2, entry.frames - start)].append((entry, start))
+    sums = torch.zeros(2, store.channels, dtype=torch.float64)
+    moved = 0.0
     for length, windows in runs.items():
         for i in range(0, len(windows), 64):
-            read = store.read_windows(windows[i : i + 64], length).double()
-            total += read.mean((2, 3)).sum((0, 1))
-            squares += read.square().mean((2, 3)).sum((0, 1))
-            frames += read.shape[0] * length
+            read = store.read_windows(windows[i : i + 64], length).float()
+            means = torch.stack([read[:, 0].mean((1, 2)), read[:, 0].square().mean((1, 2))])
+            sums += means.sum(1)
             if length == 2:
                 moved += float((read[:, 1] - read[:, 0]).abs().mean((1, 2, 3)).sum())
-                pairs += len(read)
-    mean = total / frames
-    deviation = (squares / frames - mean.square()).clamp(min=0).sqrt()
-    return tuple(mean.tolist()), tuple(deviation.tolist()), moved / max(1, pairs), frames
+    mean, square = sums / len(chosen)
+    return Pixels(
+        frames=len(chosen),
+        of=total,
+        mean=tuple(mean.tolist()),
+        deviation=tuple((square - mean.square()).clamp(min=0).sqrt().tolist()),
+        motion=moved / max(1, len(runs[2])),
+    )
 
 
-def contact_sheet(store: ClipStore, *, rows: int = 16, columns: int = 10) -> Tensor:
+def contact_sheet(
+    store: ClipStore,
+    *,
+    split: str | None = None,
+    split_by: str | None = None,
+    rows: int = 16,
+    columns: int = 10,
+) -> Tensor:
     """Lay frames of some of a store's videos out: a row a video, labelled.
 
-    The videos are spread over splits and labels as over the store.
+    All splits are shown alike, and in each the videos are chosen so that all values of all labels
+    occur about equally often, as far as there is room.
 
     Args:
         store: An open store.
+        split: Part of the store to show; ``None`` for all of it.
+        split_by: Way to split by; ``None`` for the store's first.
         rows: Videos to show.
         columns: Frames of each, spread over its length.
 
     Returns:
         uint8 ``(H, W, 3)``.
+
+    Raises:
+        MtzooError: There is no such part.
     """
-    entries = _spread(store, rows)
     clips, names = [], []
-    for entry in entries:
-        times = torch.linspace(0, entry.frames - 1, min(columns, entry.frames)).round().long()
-        clips.append(store.read_windows([(entry, t) for t in times.tolist()], 1)[:, 0])
-        sides = sorted({name for name, _, _ in entry.splits.get(store.split_by[0], ())})
+    for side, entry in _spread(store, split, split_by, rows):
+        times = torch.linspace(0, entry.frames - 1, min(columns, entry.frames)).round().int()
+        clip = store.read_windows([(entry, t) for t in times.tolist()], 1)[:, 0]
+        clips.append(_at_most(clip, SHOWN))
         name = entry.id if len(entry.id) <= 32 else f"...{entry.id[-29:]}"
-        names.append(f"{name}  {entry.frames} frames  {'+'.join(sides) or 'unused'}")
-    return media.sheet(clips, labels=names)
+        labels = ", ".join(f"{k} {v}" for k, v in entry.labels.items())
+        names.append(f"{side}  {name}  {labels if len(labels) <= 40 else labels[:37] + '...'}")
+    return media.sheet(clips, labels=names, scale=max(1, 64 // store.resolution))
 
 
-def _spread(store: ClipStore, count: int) -> list[Entry]:
-    """Some videos: of every side in turn, evenly over each."""
-    sides: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    for entry in store.entries():
-        sides[tuple(name for name, _, _ in entry.splits.get(store.split_by[0], ()))].append(entry)
-    chosen: list[Entry] = []
-    for number, members in enumerate(sorted(sides.values(), key=len)):
-        share = min(len(members), -(-(count - len(chosen)) // (len(sides) - number)))
-        places = torch.linspace(0, len(members) - 1, share).round().long().unique().tolist()
-        chosen += [members[i] for i in places]
-    return chosen
+def _at_most(clip: Tensor, side: int) -> Tensor:
+    if clip.shape[1] <= side:
+        return clip
+    small = functional.interpolate(
+        clip.permute(0, 3, 1, 2).float(), size=(side, side), mode="bilinear", antialias=True
+    )
+    return small.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+
+def _spread(
+    store: ClipStore, split: str | None, split_by: str | None, count: int
+) -> list[tuple[str, Entry]]:
+    """Some videos and the split that each is from."""
+    way = _way(store, split_by)
+    if split is not None:
+        sides = {split: store.entries(split, way)}
+    else:
+        names = {name for e in store.entries() for name, _, _ in e.splits.get(way, ())}
+        sides = {name: store.entries(name, way) for name in sorted(names, reverse=True)}
+        sides["unused"] = [entry for entry in store.entries() if not entry.splits.get(way)]
+    shares = dict.fromkeys(sides, 0)
+    for _ in range(min(count, sum(map(len, sides.values())))):
+        room = [side for side in sides if shares[side] < len(sides[side])]
+        shares[min(room, key=lambda side: shares[side])] += 1
+    return [(side, entry) for side in sides for entry in _varied(sides[side], shares[side])]
+
+
+def _varied(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """Choose videos, each so that its labels are the least seen so far; in the store's order."""
+    seen: Counter[tuple[str, str]] = Counter()
+    left = dict(enumerate(entries))
+    chosen = []
+    for turn in range(count):
+        # Among equals, from all over the store.
+        wanted = turn * len(entries) // count
+        best = min(
+            left,
+            key=lambda i: (sum(seen[pair] for pair in left[i].labels.items()), abs(i - wanted)),
+        )
+        seen.update(left.pop(best).labels.items())
+        chosen.append(best)
+    return [entries[i] for i in sorted(chosen)]
 
 
 # Verifying ----------------------------------------------------------------------------------
@@ -280,11 +407,13 @@ class Verdict:
         findings: The worst first.
         shards: Shards whose hash was checked.
         videos: Videos looked at.
+        compared: Videos that twins were looked for of: those with motion and 4 frames or more.
     """
 
     findings: list[Finding] = field(default_factory=list)
     shards: int = 0
     videos: int = 0
+    compared: int = 0
 
     @property
     def sound(self) -> bool:
@@ -295,47 +424,75 @@ class Verdict:
 def verify(store: ClipStore, *, progress: Progress = _silent) -> Verdict:
     """Check hashes, counts and frames, and look for splits that leak.
 
-    Reads all data. Which shapes the tensors have was checked when the store was opened.
+    Reads all data, once. Which shapes the tensors have was checked when the store was opened.
+    Sources, persons and twins may be on both sides of a split; what of that is a leak and what a
+    note depends on how it was split:
+
+    - by ``time`` a source is on both sides by design, but no frame may be;
+    - by any other way no source may be;
+    - by ``person``, or any other label, none of its values may be; elsewhere, that is a note;
+    - of twins, no frame that one has on one side may the other have on another.
 
     Args:
         store: An open store.
-        progress: Told of shards and videos.
+        progress: Told how far it is.
     """
     verdict = Verdict()
-    shards = store.manifest["shards"]
-    for done, shard in enumerate(shards):
-        progress(f"hash of {shard['file']}", done, len(shards))
-        if store.hash_of(shard["file"]) != shard["sha256"]:
-            text = f"the SHA-256 of the shard {shard['file']} differs; prepare the store again"
-            verdict.findings.append(Finding("damage", text))
-        verdict.shards += 1
-    verdict.findings += _counts(store)
-    verdict.findings += _unused(store)
-    verdict.findings += _shared(store)
-    pictures: list[Tensor] = []
-    entries = store.entries()
-    for done, entry in enumerate(entries):
-        progress(entry.id, done, len(entries))
-        pictures.append(_grey(store.read(entry)))
-        verdict.findings += _dull(entry, pictures[-1])
-        verdict.videos += 1
-    for first, second, mirrored, shift in twins(pictures, progress=progress):
-        verdict.findings.append(
-            _twin(store, entries[first], entries[second], mirrored=mirrored, shift=shift)
-        )
+    verdict.findings += [*_counts(store), *_unused(store), *_shared(store)]
+    prints: list[npt.NDArray[np.float16]] = []
+    moving: list[Entry] = []
+    with one_thread():
+        for entry, frames in _reading(store, verdict, progress):
+            cells = fingerprint(frames)
+            still = _still(frames, cells)
+            verdict.findings += _dull(entry, _blank(frames, cells), still)
+            if not still and entry.frames >= _LEAST:
+                prints.append(cells)
+                moving.append(entry)
+            verdict.videos += 1
+    verdict.compared = len(moving)
+    sources = [_source(entry) for entry in moving]
+    for twins in find_twins(prints, sources, lambda i: store.read(moving[i]), progress):
+        verdict.findings.append(_twins(store, moving, twins))
     order = ("damage", "leak", "note")
     verdict.findings.sort(key=lambda finding: order.index(finding.kind))
     return verdict
 
 
+def _reading(
+    store: ClipStore, verdict: Verdict, progress: Progress
+) -> Iterator[tuple[Entry, Tensor]]:
+    """All videos, after the hash of the shard that they are in, so that it is read once."""
+    shards: dict[str, list[Entry]] = {str(s["file"]): [] for s in store.manifest["shards"]}
+    for entry in store.entries():
+        shards[entry.shard].append(entry)
+    done = 0
+    for shard in store.manifest["shards"]:
+        name = str(shard["file"])
+        progress(f"hash of {name}", done, len(store))
+        if store.hash_of(name) != shard["sha256"]:
+            text = f"the SHA-256 of the shard {name} differs; prepare the store again"
+            verdict.findings.append(Finding("damage", text))
+        verdict.shards += 1
+        for entry in shards[name]:
+            progress(entry.id, done, len(store))
+            yield entry, store.read(entry)
+            done += 1
+
+
 def _counts(store: ClipStore) -> Iterator[Finding]:
     entries = store.entries()
     said: Mapping[str, Any] = store.manifest.get("counts", {})
-    found = {"videos": len(entries), "frames": sum(entry.frames for entry in entries)}
+    found = {
+        "videos": len(entries),
+        "frames": sum(entry.frames for entry in entries),
+        "bytes": sum(int(shard["bytes"]) for shard in store.manifest["shards"]),
+        "left_out": len(store.manifest.get("left_out", ())),
+    }
     for what, count in found.items():
         if what in said and said[what] != count:
             text = f"the manifest counts {said[what]:,} {what}, there are {count:,}"
-            yield Finding("damage", text)
+            yield Finding("damage", text.replace("left_out", "left out"))
 
 
 def _unused(store: ClipStore) -> Iterator[Finding]:
@@ -347,53 +504,96 @@ def _unused(store: ClipStore) -> Iterator[Finding]:
 
 def _shared(store: ClipStore) -> Iterator[Finding]:
     """What the names say of both sides: frames of one source, one person."""
+    known = {label for entry in store.entries() for label in entry.labels}
     for way in store.split_by:
-        runs: dict[str, list[tuple[str, float, float, str]]] = defaultdict(list)
-        people: dict[str, set[str]] = defaultdict(set)
+        label = way if way in known else "person"
+        runs: dict[str, list[_Run]] = defaultdict(list)
+        values: dict[str, set[str]] = defaultdict(set)
         for entry in store.entries():
             first, last = entry.source_range
             scale = (last - first) / entry.frames if last > first else 1.0
             for name, start, stop in entry.splits.get(way, ()):
-                run = (name, first + start * scale, first + stop * scale, entry.id)
-                runs[entry.source or entry.id].append(run)
-                if "person" in entry.labels:
-                    people[entry.labels["person"]].add(name)
-        camera = {entry.id: entry.labels.get("camera", "") for entry in store.entries()}
+                run = _Run(first + start * scale, first + stop * scale, name, entry.id)
+                runs[_source(entry)].append(run)
+                if label in entry.labels:
+                    values[entry.labels[label]].add(name)
         for source, found in runs.items():
-            sides = {name for name, *_ in found}
-            if len(sides) > 1 and way != "time":
-                yield Finding(
-                    "leak", f"split by {way}: {source} is in {' and '.join(sorted(sides))}"
-                )
-                continue
-            for (a, start, stop, one), (b, begin, end, other) in combinations(found, 2):
-                together = min(stop, end) - max(start, begin)
-                if a != b and together > 0.5 and camera[one] == camera[other]:
-                    text = f"{together:.0f} frames of {source} are in {a} and {b}"
-                    yield Finding("leak", f"split by {way}: {text} ({one}, {other})")
-        both = sorted(person for person, sides in people.items() if len(sides) > 1)
+            sides = sorted({run.side for run in found}, reverse=True)
+            if way == "time":
+                yield from _overlaps(source, found)
+            elif len(sides) > 1:
+                yield Finding("leak", f"split by {way}: {source} is in {' and '.join(sides)}")
+        both = sorted(value for value, sides in values.items() if len(sides) > 1)
         if both:
-            kind = "leak" if way == "person" else "note"
-            text = f"split by {way}: in both parts are the persons {_some(both)}"
-            yield Finding(kind, text)
+            text = f"split by {way}: in more than one part are the {label}s {_some(both)}"
+            yield Finding("leak" if way == label else "note", text)
 
 
-def _dull(entry: Entry, grey: Tensor) -> Iterator[Finding]:
-    """Frames and videos that show nothing, or nothing new."""
-    flat = (grey.amax(1) - grey.amin(1)) < 2
-    if bool(flat.all()):
+class _Run(NamedTuple):
+    """Frames of a source that are on one side of a split."""
+
+    start: float
+    stop: float
+    side: str
+    id: str
+
+
+def _overlaps(source: str, runs: Sequence[_Run]) -> Iterator[Finding]:
+    """Where frames of a source are on two sides: the first place only."""
+    furthest: dict[str, _Run] = {}
+    for run in sorted(runs):
+        for other in furthest.values():
+            together = min(run.stop, other.stop) - run.start
+            # Less than a frame is what rounding a range leaves.
+            if other.side != run.side and together > 0.5:
+                yield Finding(
+                    "leak",
+                    f"split by time: frames {run.start:.0f} to {run.start + together - 1:.0f} of "
+                    f"{source} are in {other.side} ({other.id}) and in {run.side} ({run.id})",
+                )
+                return
+        if run.side not in furthest or furthest[run.side].stop < run.stop:
+            furthest[run.side] = run
+
+
+def _blank(frames: Tensor, cells: npt.NDArray[np.float16]) -> list[int]:
+    """Which frames are of one colour."""
+    flat = cells.reshape(len(cells), -1)
+    likely = np.flatnonzero(flat.max(1) - flat.min(1) <= _NOTHING).tolist()
+    ranges = [frames[i].flatten(0, 1).aminmax(dim=0) for i in likely]
+    return [
+        i
+        for i, (low, high) in zip(likely, ranges, strict=True)
+        if int((high - low).max()) <= _NOTHING
+    ]
+
+
+def _still(frames: Tensor, cells: npt.NDArray[np.float16]) -> bool:
+    """Whether all frames are the first."""
+    if float((cells.max(0) - cells.min(0)).max()) > _NOTHING:
+        return False
+    low, high = frames.amin(0), frames.amax(0)
+    return int((high - low).max()) <= _NOTHING
+
+
+def _dull(entry: Entry, blank: Sequence[int], still: bool) -> Iterator[Finding]:
+    """What to say of frames and videos that show nothing, or nothing new."""
+    if len(blank) == entry.frames:
         yield Finding("damage", f"{entry.id}: all its frames are of one colour")
-    elif bool(flat.any()):
-        count = int(flat.sum())
-        yield Finding("note", f"{entry.id}: {count} of {len(grey)} frames are of one colour")
-    elif len(grey) > 1 and float((grey - grey[:1]).abs().amax()) < 1:
+        return
+    if blank:
+        text = f"{len(blank)} of its {entry.frames} frames are of one colour, from {blank[0]} on"
+        yield Finding("note", f"{entry.id}: {text}")
+    if still and entry.frames > 1:
         yield Finding("note", f"{entry.id}: nothing moves in it")
 
 
-def _twin(store: ClipStore, one: Entry, other: Entry, *, mirrored: bool, shift: int) -> Finding:
-    how = " mirrored" if mirrored else ""
+def _twins(store: ClipStore, entries: Sequence[Entry], twins: Twins) -> Finding:
+    one, other = entries[twins.first], entries[twins.second]
+    shift = twins.second_start - twins.first_start
+    how = " mirrored" if twins.mirrored else ""
     when = f", {abs(shift)} frames {'later' if shift > 0 else 'earlier'}" if shift else ""
-    text = f"{other.id} shows what {one.id} shows{how}{when}"
+    text = f"{other.id} shows what {one.id} shows{how}{when} ({twins.frames} frames)"
     apart = [way for way in store.split_by if _on_both_sides(one, other, way, shift)]
     if apart:
         return Finding("leak", f"twins on both sides of the split by {', '.join(apart)}: {text}")
@@ -407,137 +607,6 @@ def _on_both_sides(one: Entry, other: Entry, way: str, shift: int) -> bool:
         for a, start, stop in one.splits.get(way, ())
         for b, begin, end in other.splits.get(way, ())
     )
-
-
-def _grey(frames: Tensor) -> Tensor:
-    """uint8 ``(T, H, W, C)`` as small grey pictures, float ``(T, 256)`` in [0, 255]."""
-    grey = frames.float().mean(-1)[:, None]
-    return functional.adaptive_avg_pool2d(grey, _SIDE).flatten(1)
-
-
-class Twin(NamedTuple):
-    """Two videos of one content.
-
-    Attributes:
-        first: Index of the one.
-        second: Index of the other, larger.
-        mirrored: Whether left and right are exchanged.
-        shift: Frame ``t`` of the first is frame ``t + shift`` of the second.
-    """
-
-    first: int
-    second: int
-    mirrored: bool
-    shift: int
-
-
-def twins(videos: Sequence[Tensor], *, progress: Progress = _silent) -> list[Twin]:
-    """Find the videos that show the same content.
-
-    Frames from the middle of each video are compared with frames of all others (or, of a large
-    set, with every n-th of them), as they are and mirrored; the nearest are candidates. Two
-    videos are twins when, frame by frame, their pictures agree and so does the way in which
-    they differ from their own mean picture: videos of one place and one person look alike, but
-    move in their own ways.
-
-    Args:
-        videos: Small grey pictures of each, float ``(T, 256)`` as rows of 16x16.
-        progress: Told of the videos compared.
-
-    Returns:
-        Each pair once.
-    """
-    if len(videos) < 2:
-        return []
-    frames = sum(len(video) for video in videos)
-    step = max(1, -(-frames // _GALLERY))
-    gallery = _unit(torch.cat([video[::step] for video in videos])).half()
-    owner = torch.cat([torch.full((-(-len(v) // step),), i) for i, v in enumerate(videos)])
-    place = torch.cat([torch.arange(0, len(v), step) for v in videos])
-    found: dict[tuple[int, int], Twin] = {}
-    block = max(1, 20_000_000 // len(gallery))
-    for begin in range(0, len(videos), block):
-        progress("comparing", begin, len(videos))
-        members = range(begin, min(begin + block, len(videos)))
-        middle = torch.stack([videos[i][len(videos[i]) // 2] for i in members])
-        for mirrored in (False, True):
-            queries = _unit(_mirror(middle) if mirrored else middle)
-            likeness = queries @ gallery.float().T
-            likeness[owner[None] == torch.tensor(list(members))[:, None]] = -1
-            for row, index in enumerate(members):
-                for other, at in _best(likeness[row], owner, place):
-                    pair = (min(index, other), max(index, other))
-                    if pair in found:
-                        continue
-                    shift = at - len(videos[index]) // 2
-                    shift = _matches(videos[index], videos[other], mirrored, shift, step)
-                    if shift is not None:
-                        found[pair] = Twin(*pair, mirrored, shift if index < other else -shift)
-    return sorted(found.values())
-
-
-def _best(likeness: Tensor, owner: Tensor, place: Tensor) -> Iterator[tuple[int, int]]:
-    """The likeliest other videos, each at the frame that is most alike."""
-    values, indices = likeness.topk(min(64, len(likeness)))
-    tried: set[int] = set()
-    for value, index in zip(values.tolist(), indices.tolist(), strict=True):
-        video = int(owner[index])
-        if value < _ALIKE - 0.1 or len(tried) == _CANDIDATES:
-            return
-        if video not in tried:
-            tried.add(video)
-            yield video, int(place[index])
-
-
-def _matches(one: Tensor, other: Tensor, mirrored: bool, shift: int, step: int) -> int | None:
-    """The shift near ``shift`` at which two videos show the same, if there is one."""
-    one = _mirror(one) if mirrored else one
-    best, best_shift = 0.0, None
-    for candidate in range(shift - step - 1, shift + step + 2):
-        first, last = max(0, -candidate), min(len(one), len(other) - candidate)
-        if last - first < min(8, len(one), len(other)):
-            continue
-        a, b = one[first:last], other[first + candidate : last + candidate]
-        likeness = _likeness(a, b)
-        if likeness > best:
-            best, best_shift = likeness, candidate
-    return best_shift
-
-
-def _likeness(a: Tensor, b: Tensor) -> float:
-    """How alike two runs of pictures are, above 0 where they are twins."""
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    alike = _correlation(mean_a, mean_b)
-    if alike < _ALIKE:
-        return 0.0
-    move_a, move_b = a - mean_a, b - mean_b
-    together = _correlation(move_a, move_b)
-    if together > _MOVE_ALIKE:
-        return together
-    if min(_spread_of(move_a), _spread_of(move_b)) < _STILL:
-        gain = float(mean_a.std() / mean_b.std().clamp(min=1e-6))
-        rest = (a - mean_a.mean()) - gain * (b - mean_b.mean())
-        if _spread_of(rest) < _SAME and 0.8 < gain < 1.25:
-            return alike
-    return 0.0
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    a, b = a.flatten() - a.mean(), b.flatten() - b.mean()
-    return float(a @ b / (a.norm() * b.norm()).clamp(min=1e-6))
-
-
-def _spread_of(values: Tensor) -> float:
-    return float(values.square().mean().sqrt())
-
-
-def _unit(pictures: Tensor) -> Tensor:
-    centred = pictures - pictures.mean(1, keepdim=True)
-    return centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-6)
-
-
-def _mirror(pictures: Tensor) -> Tensor:
-    return pictures.view(-1, _SIDE, _SIDE).flip(2).flatten(1)
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:
