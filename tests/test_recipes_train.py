@@ -52,8 +52,9 @@ def test_the_recipe_trains(path: Path, tmp_path: Path):
     data = load_recipe(path).data
     if data["name"] == "clips":
         root = tmp_path / "store"
+        source = data.get("source") or "videos"
         with StoreWriter(
-            root, source=data.get("source") or "videos", resolution=64, fps=25.0, split_by=("time", "person")
+            root, source=source, resolution=64, fps=25.0, split_by=("time", "person")
         ) as writer:
             for i in range(3):
                 frames = torch.randint(0, 256, (64, 64, 64, 3), dtype=torch.uint8)

@@ -68,7 +68,8 @@ def _add_videos(sets: _Parsers[argparse.ArgumentParser]) -> None:
         "--margin",
         type=float,
         metavar="FACTOR",
-        help="side of a face or person crop over the smallest that holds it (1.6 and 1.1)",
+        help="side of a face or person crop over that of the face (1.6) or the smallest that holds "
+        "the person (1.1)",
     )
     _add_clip(parser)
     _add_limits(parser)
@@ -118,7 +119,8 @@ def _add_nemo(sets: _Parsers[argparse.ArgumentParser]) -> None:
         "--margin",
         type=float,
         metavar="FACTOR",
-        help="side of the crop over the smallest square that holds the face (1.6, the head)",
+        help="side of the crop over that of the face (1.6: the head with its hair); a head that "
+        "moves makes it larger",
     )
     _add_rate(parser)
     _add_clip(parser)
@@ -305,8 +307,8 @@ def _add_clip(parser: argparse.ArgumentParser) -> None:
         "--clip",
         type=int,
         metavar="FRAMES",
-        help="cut each video into clips of this many frames, 16 for the paper's (kept whole: "
-        "training then draws its windows anywhere)",
+        help="cut each video into clips of this many frames, to be trained on with --data.stride 1 "
+        "(kept whole: training then draws its windows anywhere)",
     )
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mtzoo import media
 from mtzoo.data.prepare import splits
-from mtzoo.data.prepare.crops import Kind, planner
+from mtzoo.data.prepare.crops import MARGINS, Kind, planner
 from mtzoo.data.prepare.pipeline import (
     LeftOut,
     Preparation,
@@ -38,8 +38,9 @@ Way = Literal["share", "person", "time"]
 MAX_BYTES = 1 << 30
 """Largest video that is stored; its frames are in memory at once."""
 
-BUFFER_BYTES = 512 << 20
-"""How much of a video is kept decoded until it is known where to cut; more is decoded twice."""
+BUFFER_BYTES = 1 << 30
+"""How much of a video each worker keeps decoded until it is known where to cut; about 340 frames of
+1920x1080. A longer video is decoded twice."""
 
 CLIP_FRAMES = 16
 """Length of the paper's clips, for the notes."""
@@ -233,8 +234,8 @@ def check_share(who: str, share: float) -> None:
 
 
 def as_options(cut: Cut) -> dict[str, object]:
-    """A `Cut` as JSON values, for the manifest."""
-    return dict(vars(cut))
+    """A `Cut` as JSON values, for the manifest; the margin is the one that is used."""
+    return {**vars(cut), "margin": MARGINS.get(cut.crop) if cut.margin is None else cut.margin}
 
 
 def decoder() -> dict[str, str]:
