@@ -235,6 +235,30 @@ def test_damage_is_named(tmp_path: Path) -> None:
     assert not verify(ClipStore(store.root)).sound
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_does_not_grow_with_the_store(tmp_path: Path) -> None:
+    with StoreWriter(
+        tmp_path / "s", source="made", resolution=64, fps=10.0, split_by=("share",)
+    ) as writer:
+        splits = {"share": [("train", 0, 30)]}
+        for i in range(600):
+            clip = torch.full((30, 64, 64, 3), 100, dtype=torch.uint8)
+            clip[torch.arange(30), torch.arange(30) + i % 34] = 10 + i % 83
+            writer.add(str(i), clip, labels={}, splits=splits, source="one", source_range=(0, 30))
+        writer.finish()
+
+    def held() -> int:
+        status = Path("/proc/self/status").read_text()
+        return next(int(s.split()[1]) for s in status.splitlines() if s.startswith("RssAnon"))
+
+    store = ClipStore(tmp_path / "s")
+    before = held()
+    seen = []
+    verify(store, progress=lambda what, done, total: seen.append(held()))
+    assert len(seen) > 600
+    assert max(seen) - before < 60_000  # kB, of 221,000 in the store
+
+
 # Leaks by name
 
 

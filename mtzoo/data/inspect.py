@@ -439,21 +439,30 @@ def verify(store: ClipStore, *, progress: Progress = _silent) -> Verdict:
     """
     verdict = Verdict()
     verdict.findings += [*_counts(store), *_unused(store), *_shared(store)]
-    prints: list[npt.NDArray[np.float16]] = []
-    moving: list[Entry] = []
+    # One block of memory, and numbers to tell its parts by: whatever else is allocated for good
+    # between the frames that come and go would keep their memory from being used again.
+    cells = np.empty((sum(entry.frames for entry in store.entries()), 8, 8), np.float16)
+    moving: list[tuple[Entry, int]] = []
+    stop = 0
     with one_thread():
         for entry, frames in _reading(store, verdict, progress):
-            cells = fingerprint(frames)
-            still = _still(frames, cells)
-            verdict.findings += _dull(entry, _blank(frames, cells), still)
+            start, stop = stop, stop + entry.frames
+            cells[start:stop] = fingerprint(frames)
+            still = _still(frames, cells[start:stop])
+            verdict.findings += _dull(entry, _blank(frames, cells[start:stop]), still)
             if not still and entry.frames >= _LEAST:
-                prints.append(cells)
-                moving.append(entry)
+                moving.append((entry, start))
             verdict.videos += 1
     verdict.compared = len(moving)
-    sources = [_source(entry) for entry in moving]
-    for twins in find_twins(prints, sources, lambda i: store.read(moving[i]), progress):
-        verdict.findings.append(_twins(store, moving, twins))
+    found = find_twins(
+        [cells[start : start + entry.frames] for entry, start in moving],
+        [_source(entry) for entry, _ in moving],
+        lambda i: store.read(moving[i][0]),
+        progress,
+    )
+    for twins in found:
+        one, other = moving[twins.first][0], moving[twins.second][0]
+        verdict.findings.append(_twins(store, one, other, twins))
     order = ("damage", "leak", "note")
     verdict.findings.sort(key=lambda finding: order.index(finding.kind))
     return verdict
@@ -588,8 +597,7 @@ def _dull(entry: Entry, blank: Sequence[int], still: bool) -> Iterator[Finding]:
         yield Finding("note", f"{entry.id}: nothing moves in it")
 
 
-def _twins(store: ClipStore, entries: Sequence[Entry], twins: Twins) -> Finding:
-    one, other = entries[twins.first], entries[twins.second]
+def _twins(store: ClipStore, one: Entry, other: Entry, twins: Twins) -> Finding:
     shift = twins.second_start - twins.first_start
     how = " mirrored" if twins.mirrored else ""
     when = f", {abs(shift)} frames {'later' if shift > 0 else 'earlier'}" if shift else ""
