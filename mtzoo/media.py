@@ -25,7 +25,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -91,6 +91,9 @@ _CONTAINERS = (
     "dv,mxf,nut,ivf,h263,h264,hevc,obu,av1,mjpeg,rm,wtv,yuv4mpegpipe,nsv,gxf,swf,amv,dhav"
 )
 
+# libav's number for colours of which nothing is said.
+_UNSPECIFIED = 2
+
 # A jump between two time stamps beyond this many seconds is a damaged stamp, not a pause.
 _MAX_GAP = 600.0
 
@@ -150,11 +153,12 @@ class Frame:
         """The whole frame in RGB, or RGBA where some of it may be transparent.
 
         Raises:
-            ValueError: The pixels cannot be converted; libav's own errors are among these.
+            MtzooError: The pixels cannot be converted.
         """
         if isinstance(self._pixels, Image.Image):
             return self._pixels
-        pixels = self._pixels.to_ndarray(format="rgb24")
+        whole = self._pixels
+        pixels = _whatever_colours(whole, lambda: whole.to_ndarray(format="rgb24"))
         return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, self._turns)))
 
     def cut(self, box: Box | None, resolution: int) -> np.ndarray:
@@ -169,6 +173,9 @@ class Frame:
 
         Returns:
             uint8 ``(resolution, resolution, 3)``, RGB; transparent pixels show white.
+
+        Raises:
+            MtzooError: The pixels cannot be converted.
         """
         box = Box(0, 0, self.width, self.height) if box is None else box
         whole = Box(*(round(edge) for edge in box))
@@ -262,10 +269,34 @@ class _Scaler:
                 graph.add("buffersink"),
             ]
             graph.link_nodes(*chain).configure()
-        graph.push(frame)
-        small = graph.pull()
-        assert isinstance(small, av.VideoFrame)
-        return small.to_ndarray()
+
+        def scaled() -> np.ndarray:
+            graph.push(frame)
+            small = graph.pull()
+            assert isinstance(small, av.VideoFrame)
+            return small.to_ndarray()
+
+        try:
+            return _whatever_colours(frame, scaled)
+        except MtzooError:
+            del self._graphs[key]  # it takes no more frames
+            raise
+
+
+def _whatever_colours(frame: av.VideoFrame, convert: Callable[[], np.ndarray]) -> np.ndarray:
+    """Convert a frame; one in colours that libav cannot convert, as if it did not say which.
+
+    Raises:
+        MtzooError: It cannot be converted even so.
+    """
+    for last in (False, True):
+        try:
+            return convert()
+        except (av.error.FFmpegError, ValueError) as error:
+            if last:
+                raise MtzooError(f"a frame cannot be converted to RGB: {_line(error)}") from error
+            frame.colorspace = frame.color_primaries = frame.color_trc = _UNSPECIFIED
+    raise AssertionError
 
 
 def _turned_back(box: Box, turns: int, width: int, height: int) -> Box:
@@ -440,6 +471,14 @@ def read_video(
     if not gathered:
         raise MtzooError(f"{path}: none of its frames can be converted to RGB")
     return Clip(torch.stack(gathered), decoded.fps, report.skipped)
+
+
+def is_animation(path: str | os.PathLike[str]) -> bool:
+    """Whether a picture file (GIF, WebP, PNG, AVIF, TIFF) holds several frames; false of others."""
+    try:
+        return bool(_animated(_readable(path)))
+    except MtzooError:
+        return False
 
 
 def decode(path: str | os.PathLike[str], *, fps: float | None = None, stride: int = 1) -> Decoded:
@@ -904,7 +943,7 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
             raise MtzooError(unreadable + _line(error)) from error
         scaler = _Scaler()
         rate = stream.average_rate or stream.guessed_rate
-        report.rate = float(rate) if rate and 0 < rate <= 1000 else FOLDER_FPS
+        report.rate = float(rate) if rate and 0.01 <= rate <= 1000 else FOLDER_FPS
         step = 1 / report.rate
         last: float | None = None
         first = 0.0
@@ -930,7 +969,7 @@ def _images(frames: Iterable[Frame], report: _Report) -> Iterator[Image.Image]:
     for frame in frames:
         try:
             yield frame.image()
-        except (av.error.FFmpegError, ValueError):
+        except MtzooError:
             report.skipped += 1
 
 
@@ -952,8 +991,8 @@ def _decode(
             decoded = packet.decode()
         except EOFError:
             return
-        except (av.error.FFmpegError, ValueError):
-            report.skipped += 1
+        except (av.error.FFmpegError, ValueError, IndexError):
+            report.skipped += 1  # an IndexError: a stream that a damaged file begins later
             continue
         yield from decoded
 
@@ -1075,8 +1114,13 @@ def _write_mp4(path: Path, frames: Tensor, fps: float) -> None:
     height, width = frames.shape[1:3]
     pixels = np.pad(frames.numpy(), ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    # One thread: the bytes then do not depend on the machine's number of cores.
-    options = {"threads": "1", **({"crf": "18"} if codec == "libx264" else {"q:v": "2"})}
+    # One thread: the bytes then do not depend on the machine's number of cores. No lookahead: with
+    # it, x264 gives other bytes for the same small pictures now and then.
+    options = {"threads": "1"}
+    if codec == "libx264":
+        options |= {"crf": "18", "x264-params": "rc-lookahead=0:sync-lookahead=0"}
+    else:
+        options["q:v"] = "2"
     try:
         with av.open(
             str(path), "w", format="mp4", container_options={"movflags": "+faststart"}

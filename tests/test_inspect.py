@@ -515,7 +515,7 @@ def test_verify_says_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture
     good = write(tmp_path / "good", frames).root
     bad = write(tmp_path / "bad", frames, sides={"c": "test"}).root
     assert main(["data", "verify", str(good)]) == 0
-    assert "sound; 1 shards and 3 videos checked, 3 of them for twins" in capsys.readouterr().out
+    assert "sound; 3 videos in 1 shard checked, 3 of them for twins" in capsys.readouterr().out
     assert main(["data", "verify", str(bad)]) == 1
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("leak: twins")

@@ -93,6 +93,30 @@ def test_by_time() -> None:
     }
 
 
+@given(st.integers(2, 200), st.floats(0.01, 0.99))
+def test_by_time_leaves_something_on_both_sides(frames: int, share: float) -> None:
+    train, test = splits.by_time([stored("v", frames)], share)["v"]
+    assert (train[0], test[0]) == ("train", "test")
+    assert (train[1], train[2], test[2]) == (0, test[1], frames)
+    lengths = [train[2], frames - test[1]]
+    assert min(lengths) >= (16 if frames >= 32 else 1)
+    if min(lengths) > 16:
+        assert abs(lengths[1] - share * frames) <= 0.5
+
+
+def test_notes_tell_of_parts_without_pairs() -> None:
+    videos = [stored("a", 40), stored("b", 20)]
+    made = splits.join(
+        {"share": splits.by_source(videos, 0.1, 0), "time": splits.by_time(videos, 0.1)}
+    )
+    assert splits.notes(videos, made) == [
+        "split by share: there is one video to train on; pairs need two",
+        "split by share: there is one video to test on; pairs need two",
+        "split by time: 1 of 2 videos have a test part shorter than 16 frames, so they give no "
+        "test clip of that length",
+    ]
+
+
 def test_by_time_of_clips_cut_from_one_video() -> None:
     clips = [stored(f"c{a}", 16, "v.mp4", first=a, of=100) for a in range(0, 96, 16)]
     # The last 30 of 100 frames test: from frame 70. The clip from 64 to 80 lies across.

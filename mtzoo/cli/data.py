@@ -106,8 +106,8 @@ def run_verify(args: argparse.Namespace) -> int:
                 print(f"{kind}: and {len(texts) - MOST:,} more; --json tells all")
         said = "sound" if verdict.sound else "NOT sound"
         print(
-            f"{store.root}: {said}; {verdict.shards:,} shards and {verdict.videos:,} videos "
-            f"checked, {verdict.compared:,} of them for twins"
+            f"{store.root}: {said}; {verdict.videos:,} videos in {verdict.shards:,} "
+            f"shard{'s' * (verdict.shards != 1)} checked, {verdict.compared:,} of them for twins"
         )
     return 0 if verdict.sound else 1
 

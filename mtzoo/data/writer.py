@@ -29,6 +29,8 @@ from mtzoo.errors import MtzooError
 
 JOURNAL = "journal.jsonl"
 _SPOOL = "spool.bin"
+# What safetensors keeps for itself among the names of tensors.
+_RESERVED = "__metadata__"
 # Where a tensor begins in the spool: right for every type that a shard may hold.
 _ALIGNMENT = 64
 
@@ -304,10 +306,11 @@ class StoreWriter:
         if splits is not None:
             self._check_splits(name, splits)
         self._ids.add(name)
+        key = "video:" + name if name == _RESERVED else name
         entry: dict[str, Any] = {
             "id": name,
             "shard": self._shard_name(),
-            "key": name,
+            "key": key,
             "frames": len(frames),
             "labels": dict(labels),
             "source": source,
@@ -316,9 +319,9 @@ class StoreWriter:
         }
         if tracks:
             entry["tracks"] = {track: list(values.shape) for track, values in tracks.items()}
-        self._guard(self._append, name, frames)
+        self._guard(self._append, key, frames)
         for track, values in tracks.items():
-            self._guard(self._append, f"{name}//{track}", values)
+            self._guard(self._append, f"{key}//{track}", values)
         self.entries.append(entry)
         self._fresh.entries.append(entry)
         if not self._resume:

@@ -128,7 +128,12 @@ def prepare_nemo(
             work=partial(cut_video, cut=cut),
             split_by=("person", "paper"),
             split=partial(_split, test, seed),
-            notes=lambda stored: [*_notes(stored), *notes(stored, cut), *found.note()],
+            notes=lambda stored: [
+                *_notes(stored),
+                *notes(stored, cut),
+                *splits.notes(stored, _split(test, seed, stored)),
+                *found.note(),
+            ],
             decoder=decoder(),
             left_out=found.left_out,
         ),

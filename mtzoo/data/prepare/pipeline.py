@@ -157,10 +157,20 @@ def check_target(output: str | Path) -> Path:
     """Return ``output`` as an absolute path if `run` may use it; meant for before long work.
 
     Raises:
-        MtzooError: It is a file, or a folder that holds something other than a clip store.
+        MtzooError: It is a file, a folder that holds something other than a clip store or may
+            not be looked into, or its name is no valid UTF-8.
     """
-    root = Path(output).resolve()
-    return root if (root / MANIFEST).is_file() else check_output(root)
+    try:
+        root = Path(output).expanduser().resolve()
+        str(root).encode()
+        return root if (root / MANIFEST).is_file() else check_output(root)
+    except UnicodeEncodeError:
+        shown = os.fsencode(output).decode("utf-8", "backslashreplace")
+        raise MtzooError(f"the output's name {shown} is no valid UTF-8; take another") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise MtzooError(
+            f"the output {output} cannot be used: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def run(
@@ -416,6 +426,9 @@ def _attempt(work: Callable[[T], Sequence[Video | LeftOut]], task: T) -> Sequenc
         return [LeftOut(task.source, reason if found else str(error))]
     except MemoryError:
         return [LeftOut(task.source, "it does not fit into memory")]
+    except Exception as error:  # a defect, ours or a decoder's; the other videos are not at fault
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        return [LeftOut(task.source, f"reading it failed in a way that should not be ({told})")]
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

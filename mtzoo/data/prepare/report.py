@@ -48,7 +48,10 @@ class Report:
         return {**asdict(self), "output": str(self.output), "seconds": round(self.seconds, 2)}
 
     def lines(self) -> list[str]:
-        """A summary, then the notes, then every video left out and why."""
+        """A summary, then the notes, then every video left out and why; a line each."""
+        return [_printable(line) for line in self._lines()]
+
+    def _lines(self) -> list[str]:
         videos = len({item["source"] for item in self.used})
         clips = f" as {len(self.used):,} clips" if len(self.used) > videos else ""
         return [
@@ -60,3 +63,8 @@ class Report:
             f"store: {self.output}"
             + (" (was there already; nothing to do)" if self.unchanged else ""),
         ]
+
+
+def _printable(text: str) -> str:
+    """Write control characters, which names of files may hold, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from mtzoo.data.prepare.pipeline import LeftOut
 from mtzoo.errors import MtzooError
-from mtzoo.media import PICTURE_ENDINGS
+from mtzoo.media import PICTURE_ENDINGS, is_animation
 
 VIDEO_ENDINGS = (
     ".mp4",
@@ -116,20 +116,26 @@ def find_videos(
     queue = [root]
     while queue:
         folder = queue.pop()
-        names = _list(folder)
         files: list[Path] = []
-        for name in names:
+        for name in _list(folder):
             path = folder / name
-            if path.is_dir():
-                identity = _identity(path)
+            if name.startswith("."):
+                continue
+            try:
+                identity = _identity(path) if path.is_dir() else None
+            except OSError as error:
+                reason = f"it cannot be looked at: {error.strerror or error}"
+                found.left_out.append(LeftOut(_shown(path, root), reason))
+                continue
+            if identity is not None:
                 if identity in seen:
                     found.left_out.append(
-                        LeftOut(_relative(path, root), "a link to a folder that is read already")
+                        LeftOut(_shown(path, root), "a link to a folder that is read already")
                     )
                 else:
                     seen.add(identity)
                     queue.append(path)
-            elif not name.startswith("."):
+            else:
                 files.append(path)
         _sort_out(found, folder, files, strips, wanted)
     found.videos.sort(key=lambda video: video.source)
@@ -151,15 +157,17 @@ def check_source(source: str | Path) -> Path:
     Raises:
         MtzooError: It is missing or no folder; of an archive the message says so.
     """
-    root = Path(source).expanduser()
+    root = Path(source)
     try:
+        root = root.expanduser()
         if root.is_dir():
             return root.resolve()
         if not root.exists():
             raise MtzooError(f"the source {root} does not exist; name the folder of the videos")
         raise MtzooError(_why_no_folder(root))
-    except OSError as error:
-        raise MtzooError(f"the source {root} cannot be read: {error.strerror or error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MtzooError(f"the source {root} cannot be read: {reason}") from error
 
 
 def check_apart(source: Path, output: Path) -> None:
@@ -200,9 +208,12 @@ def _archive(path: Path) -> tuple[str | None, list[str]]:
         if tarfile.is_tarfile(path):
             with tarfile.open(path) as archive:
                 # The first thousand: a list of all would mean to decompress all.
-                return "tar", [m.name for m, _ in zip(archive, range(1000), strict=False)]
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError):
-        return "damaged", []
+                members = [member for member, _ in zip(archive, range(1000), strict=False)]
+                links = [m.linkname for m in members if m.issym() or m.islnk()]
+                return "tar", [*(member.name for member in members), *links]
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, RuntimeError):
+        # NotImplementedError, of a later kind of zip, is a RuntimeError.
+        return "one that cannot be listed", []
     with path.open("rb") as file:
         start = file.read(8)
     return next((k for s, k in _OTHER_ARCHIVES.items() if start.startswith(s)), None), []
@@ -221,37 +232,46 @@ def _sort_out(
     wanted: Callable[[str], bool] | None,
 ) -> None:
     """Say of each file of a folder what it is."""
-    videos = [path for path in files if _is_video(path.name)]
-    pictures = [path for path in files if _is_picture(path.name) and path not in videos]
+    pictures = [path for path in files if _is_picture(path.name) and not _is_video(path.name)]
     if wanted is not None:
         taken, kind = [path for path in files if wanted(path.suffix.lower())], "file"
     elif strips:
         taken, kind = [path for path in files if _is_picture(path.name)], "strip"
     else:
-        taken, kind = videos, "file"
-        if len(pictures) > 1 and not videos:
+        taken, kind = [path for path in files if _is_video(path.name)], "file"
+        if pictures and is_animation(pictures[0]):
+            taken = sorted([*taken, *pictures])
+        elif len(pictures) > 1 and not taken:
             _take(found, folder, "folder")
-            taken, files = [], [path for path in files if path not in pictures]
+            seen = set(pictures)
+            files = [path for path in files if path not in seen]
     for path in taken:
         _take(found, path, kind)
-    found.other.update(
-        path.suffix.lower() or "without an ending" for path in files if path not in taken
-    )
+    seen = set(taken)
+    found.other.update(_ending(path) for path in files if path not in seen)
+
+
+def _ending(path: Path) -> str:
+    ending = path.suffix.lower() or "without an ending"
+    return ending.encode("utf-8", "backslashreplace").decode()
 
 
 def _take(found: Sources, path: Path, kind: str) -> None:
     source = _relative(path, found.root)
     try:
         source.encode()
+        there = path.exists()
     except UnicodeEncodeError:
-        shown = source.encode("utf-8", "backslashreplace").decode()
         reason = "its name is no valid UTF-8; rename it"
-        found.left_out.append(LeftOut(shown, reason))
-        return
-    if not path.exists():
-        found.left_out.append(LeftOut(source, "a link to nothing"))
+        found.left_out.append(LeftOut(_shown(path, found.root), reason))
+    except OSError as error:
+        reason = f"it cannot be looked at: {error.strerror or error}"
+        found.left_out.append(LeftOut(source, reason))
     else:
-        found.videos.append(Found(path, source, kind))
+        if there:
+            found.videos.append(Found(path, source, kind))
+        else:
+            found.left_out.append(LeftOut(source, "a link to nothing"))
 
 
 def _list(folder: Path) -> list[str]:
@@ -267,7 +287,12 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path != root else path.name
+    return path.relative_to(root).as_posix()
+
+
+def _shown(path: Path, root: Path) -> str:
+    """A name that may be no valid UTF-8, as text that is."""
+    return _relative(path, root).encode("utf-8", "backslashreplace").decode()
 
 
 def _is_video(name: str) -> bool:

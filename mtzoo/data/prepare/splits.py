@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mtzoo.data.prepare.pipeline import Ranges, Stored
 
+CLIP_FRAMES = 16
+"""Length of the paper's clips."""
+
 Sides = Mapping[str, Ranges]
 """By id, the ranges of frames and the split that each belongs to."""
 
@@ -68,7 +71,7 @@ def by_label(stored: Sequence[Stored], label: str, share: float, seed: int) -> S
 
 
 def by_time(stored: Sequence[Stored], share: float) -> Sides:
-    """The last share of each source's frames tests.
+    """The last share of each source's frames tests; at least a clip of 16 where each side has one.
 
     Clips that were cut from one source carry their place in it as ``first`` and the source's
     length as ``of`` in `about`; one that lies across the edge belongs to neither side.
@@ -77,7 +80,9 @@ def by_time(stored: Sequence[Stored], share: float) -> Sides:
     for video in stored:
         first = int(str(video.about.get("first", 0)))
         whole = int(str(video.about.get("of", video.frames)))
-        edge = whole - min(whole, math.floor(share * whole + 0.5)) - first
+        least = CLIP_FRAMES if whole >= 2 * CLIP_FRAMES else min(1, whole - 1)
+        tested = max(least, min(whole - least, math.floor(share * whole + 0.5)))
+        edge = whole - tested - first
         if "first" not in video.about:
             parts = [("train", 0, edge), ("test", edge, video.frames)]
             sides[video.id] = [part for part in parts if part[1] < part[2]]
@@ -105,6 +110,28 @@ def by_count(stored: Sequence[Stored], train: int, test: int, seed: int) -> Side
     sides = by_group(stored, lambda v: v.source, tested)
     used = {*tested, *trained}
     return {video.id: sides[video.id] if video.source in used else [] for video in stored}
+
+
+def notes(stored: Sequence[Stored], made: Mapping[str, Mapping[str, Ranges]]) -> list[str]:
+    """What a user should know of splits, by id and way, before training on them."""
+    found = []
+    for way in next(iter(made.values())):
+        sources: dict[str, set[str]] = {"train": set(), "test": set()}
+        short = 0
+        for video in stored:
+            for side, start, stop in made[video.id][way]:
+                sources.setdefault(side, set()).add(video.source)
+                short += side == "test" and stop - start < CLIP_FRAMES
+        for side, names in sources.items():
+            if len(names) < 2:
+                count = "one video" if names else "nothing"
+                found.append(f"split by {way}: there is {count} to {side} on; pairs need two")
+        if way == "time" and short:
+            found.append(
+                f"split by time: {short} of {len(stored)} videos have a test part shorter than "
+                f"{CLIP_FRAMES} frames, so they give no test clip of that length"
+            )
+    return found
 
 
 def join(ways: Mapping[str, Sides]) -> dict[str, dict[str, Ranges]]:

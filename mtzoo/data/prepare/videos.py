@@ -30,6 +30,7 @@ from mtzoo.data.prepare.pipeline import (
 )
 from mtzoo.data.prepare.report import Progress, Report, no_progress
 from mtzoo.data.prepare.sources import Found, check_apart, find_videos
+from mtzoo.data.prepare.splits import CLIP_FRAMES
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import check_resolution
 
@@ -41,9 +42,6 @@ MAX_BYTES = 1 << 30
 BUFFER_BYTES = 1 << 30
 """How much of a video each worker keeps decoded until it is known where to cut; about 340 frames of
 1920x1080. A longer video is decoded twice."""
-
-CLIP_FRAMES = 16
-"""Length of the paper's clips, for the notes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +215,11 @@ def prepare_videos(
             work=partial(cut_video, cut=cut),
             split_by=ways,
             split=partial(_split, ways, test, seed),
-            notes=lambda stored: [*notes(stored, cut), *found.note()],
+            notes=lambda stored: [
+                *notes(stored, cut),
+                *splits.notes(stored, _split(ways, test, seed, stored)),
+                *found.note(),
+            ],
             decoder=decoder(),
             left_out=left_out,
         ),
@@ -246,14 +248,17 @@ def decoder() -> dict[str, str]:
 def ids(videos: Sequence[Found]) -> list[str]:
     """Names for stored videos: the path without its ending, with it where two would be alike."""
     plain = [
-        video.source if video.kind == "folder" else str(PurePosixPath(video.source).with_suffix(""))
+        str(PurePosixPath(video.source).with_suffix("")) if video.kind != "folder" else video.source
         for video in videos
     ]
     counts = Counter(plain)
-    return [
-        name if counts[name] == 1 else video.source
-        for name, video in zip(plain, videos, strict=True)
-    ]
+    given: dict[str, None] = {}
+    for name, video in zip(plain, videos, strict=True):
+        name = video.path.name if name == "." else name if counts[name] == 1 else video.source
+        while name in given:
+            name += "~"
+        given[name] = None
+    return list(given)
 
 
 def cut_video(task: Named, *, cut: Cut) -> list[Video | LeftOut]:
@@ -425,7 +430,10 @@ def _labels(
         match = expression.search(source)
         if match is None:
             raise MtzooError("its path does not match the pattern")
-        labels |= {name: value or "" for name, value in match.groupdict().items()}
+        for name, value in match.groupdict().items():
+            if not value:
+                raise MtzooError(f"its path gives no {name}")
+            labels[name] = value
     return labels
 
 
