@@ -283,7 +283,7 @@ def fault(*args: object, **options: object) -> str:
 def test_bad_input_is_one_line_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "does not exist" in fault(tmp_path / "nowhere", out)
-    assert "is not a folder" in fault(source / "original_masks.mat", out)
+    assert "is a file; name the folder" in fault(source / "original_masks.mat", out)
     (tmp_path / "bare").mkdir()
     assert "no .avi file" in fault(tmp_path / "bare", out)
     assert "are not there" in fault(source, out, masks=tmp_path / "no.mat")

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -48,6 +47,7 @@ from mtzoo.data.prepare.pipeline import (
     run,
 )
 from mtzoo.data.prepare.report import Progress, Report, no_progress
+from mtzoo.data.prepare.sources import find_videos
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import check_resolution
 
@@ -128,7 +128,6 @@ def prepare_weizmann(
     Raises:
         MtzooError: Wrong options, no videos, no silhouettes, or an output that cannot be written.
     """
-    source = Path(source).resolve()
     check_resolution(resolution, "prepare weizmann")
     if not (math.isfinite(margin) and 1 <= margin <= 4):
         raise MtzooError(f"prepare weizmann: margin must lie between 1 and 4, not {margin}")
@@ -137,18 +136,22 @@ def prepare_weizmann(
     if held_out < 0:
         raise MtzooError(f"prepare weizmann: held_out must be 0 or more, not {held_out}")
     root = check_target(output)
-    paths = _find_videos(source)
+    found = find_videos(
+        source,
+        wanted=lambda ending: ending == ".avi",
+        what=".avi files of the set, unpacked and named <person>_<action>.avi,",
+    )
+    source = found.root
     mask_file = Path(masks).resolve() if masks is not None else _find_masks(source)
     silhouettes = load_masks(mask_file)
 
     named: list[_Named] = []
-    left_out: list[LeftOut] = []
-    for path in paths:
-        name = str(path.relative_to(source))
+    left_out = list(found.left_out)
+    for video in found.videos:
         try:
-            named.append(_parse_name(path, name, silhouettes))
+            named.append(_parse_name(video.path, video.source, silhouettes))
         except MtzooError as error:
-            left_out.append(LeftOut(name, str(error)))
+            left_out.append(LeftOut(video.source, str(error)))
     tested = draw_persons(sorted({video.person for video in named}), held_out, seed)
     # A file that names its sequence in full has the first claim on it.
     named.sort(key=lambda video: (len(video.candidates) > 1, video.path))
@@ -168,7 +171,7 @@ def prepare_weizmann(
                 "padding": "edge",
                 "resampling": "bicubic, antialiased",
             },
-            files=[*paths, mask_file],
+            files=[*found.files(), mask_file],
             tasks=named,
             work=partial(
                 _prepare, mask_file, resolution=resolution, margin=margin, smoothing=smoothing
@@ -256,26 +259,6 @@ def _notes(tested: Sequence[str], stored: Sequence[Stored]) -> list[str]:
     if len(rates) > 1:
         notes.append(f"frame rates differ: {', '.join(map(str, rates))}")
     return notes
-
-
-def _find_videos(source: Path) -> list[Path]:
-    if not source.is_dir():
-        what = "is not a folder" if source.exists() else "does not exist"
-        raise MtzooError(f"the source {source} {what}; name the folder with the .avi files")
-    found: list[Path] = []
-    # Not rglob: it leaves out in silence what it may not read.
-    for folder, _, names in os.walk(source, onerror=_cannot_list):
-        found += [Path(folder, n) for n in names if n.lower().endswith(".avi") and n[0] != "."]
-    if not found:
-        raise MtzooError(
-            f"no .avi file in {source} or below; unpack the set's archives there, files are named "
-            "<person>_<action>.avi"
-        )
-    return sorted(found)
-
-
-def _cannot_list(error: OSError) -> None:
-    raise MtzooError(f"the folder {error.filename} cannot be read: {error.strerror}") from error
 
 
 def _find_masks(source: Path) -> Path:
