@@ -41,7 +41,7 @@ _LAGS, _ABOUT_EQUAL = 6, 0.05
 # GRID faces at 64x64: copies mirrored, cut by a pixel, later, 2 % brighter, with noise of 3 levels
 # or JPEG of quality 60 reach 0.984 in motion and 0.997 in look; different videos stay below 0.91.
 # One person who repeats a motion comes close: to 0.99 between two halves of one waving.
-_SAME_MOTION = 0.9999
+_SAME_MOTION = 0.98
 _SAME_LOOK = 0.95
 # How far noise in the moving parts of the picture may exceed that in the still ones; and its most
 # in squared levels of a cell of a sixteenth of the side, about that of JPEG at quality 30.
