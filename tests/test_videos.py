@@ -535,7 +535,7 @@ def test_a_full_disk(tmp_path: Path, size: str) -> None:
     # The first video does not fit at all; or some do, and are kept for the next run.
     assert out[1].startswith("out.partial") == (size == "600k")
     assert "6 videos found, 6 used" in done.stdout
-    assert "1 shards and 6 videos checked" in out[-2]
+    assert "6 videos in 1 shard checked" in out[-2]
     assert not any(line.startswith("damage") for line in out)
     assert out[-1] == "out"
 
