@@ -453,8 +453,8 @@ class _Run:
         """Make the folder and all that writes into it."""
         folder.create(self.output)
         checkpoints = self.output / "checkpoints"
-        checkpoint.clean(checkpoints)
-        checkpoint.clean(self.output)
+        for place in (checkpoints, self.output, self.output / "samples", self.output / "model"):
+            checkpoint.clean(place)
         folder.write_text(self.output / "recipe.yaml", self.recipe.to_yaml())
         folder.write_json(self.output / "versions.json", folder.versions(self.device))
         self.log = CsvLog(self.output / "log.csv", keep=self.step)
