@@ -1,0 +1,1 @@
+"""Measuring models: metrics with every setting said, and protocols that name them."""
