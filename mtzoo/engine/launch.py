@@ -11,6 +11,7 @@ Fabric's own ``all_reduce`` puts a barrier before each reduction; torch's is cal
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -81,6 +82,18 @@ def _bf16(options: EngineOptions, accelerator: str) -> bool:
     if options.precision != "auto":
         return options.precision == "bf16"
     return accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def leave() -> None:
+    """End this process's part in all groups of processes; alone, do nothing.
+
+    A gloo group that is still there when Python ends takes the process down with it now and then
+    ("terminate called without an active exception"): its threads are running. Fabric ends NCCL's
+    groups only.
+    """
+    if distributed.is_initialized():
+        gc.collect()  # a group that something still refers to keeps its threads
+        distributed.destroy_process_group()
 
 
 def average(tensors: Sequence[Tensor]) -> None:
@@ -181,7 +194,10 @@ class _Call:
         self.arguments = arguments
 
     def __call__(self, fabric: Fabric) -> Any:
-        return self.function(fabric, *self.arguments)
+        try:
+            return self.function(fabric, *self.arguments)
+        finally:
+            leave()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Arriving in a new process, just before Fabric sets it up and would say so.

@@ -7,6 +7,7 @@ killed and resumed computes what it would have computed.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -77,6 +78,8 @@ def fit(recipe: Recipe, output: str | os.PathLike[str], *, resume: bool = False)
     if launch.launched_outside() or recipe.engine.devices == 1:
         if not os.environ.get("LT_CLI_USED"):
             fabric.launch()
+        if launch.launched_outside():
+            atexit.register(launch.leave)
         return _train(fabric, recipe, output, resume)
     _build(recipe)  # what is wrong shows here, in one process, before others are started
     return launch.spawn(fabric, _train, recipe, output, resume)
