@@ -17,7 +17,7 @@ from typing import NoReturn
 from mtzoo import __version__
 from mtzoo.errors import MtzooError, did_you_mean, nearest
 
-VERBS = ("fit", "transfer", "sample", "prepare", "data", "ls", "show", "validate")
+VERBS = ("fit", "transfer", "sample", "evaluate", "prepare", "data", "ls", "show", "validate")
 _WITH_USES = ("prepare", "data")
 
 

@@ -1,0 +1,210 @@
+"""Scoring with models whose answers are known, and the verb on a real one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli_media import SECTION
+from torch import Tensor, nn
+
+from mtzoo.cli import main
+from mtzoo.data.datasets.shapes import Shapes
+from mtzoo.errors import MtzooError
+from mtzoo.evaluation.metrics import PROTOCOLS
+from mtzoo.evaluation.scores import Scores, score
+from mtzoo.interfaces import Model
+from mtzoo.recipe import build_model
+from mtzoo.weights import save_model
+
+FRAMES = 6
+
+
+class Known(Model):
+    """Repeats pictures, gives videos back whole, and adds noise to its samples."""
+
+    resolution, channels = 32, 3
+
+    def __init__(self, noise: float = 0.1, value: float = 0.0) -> None:
+        super().__init__()
+        self.noise, self.value = noise, value
+
+    def generators(self) -> nn.Module:
+        return self
+
+    def discriminators(self) -> nn.Module:
+        return nn.Identity()
+
+    def transfer(self, image: Tensor, video: Tensor) -> Tensor:
+        return image[:, None].expand_as(video) + self.value
+
+    def sample(
+        self,
+        image: Tensor,
+        samples: int,
+        frames: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        still = image[:, None, None].expand(-1, samples, frames, -1, -1, -1)
+        noise = torch.randn(still.shape[:3], generator=generator)
+        return (still + self.noise * noise[..., None, None, None]).clamp(-1, 1)
+
+    def reconstruct(self, video: Tensor) -> Tensor:
+        return video
+
+
+def pairs() -> Shapes:
+    return Shapes("test", 0, resolution=32, frames=FRAMES)
+
+
+def scored(model: Model, videos: int = 5, **options: object) -> Scores:
+    protocol = PROTOCOLS[str(options.pop("protocol", "mtzoo"))]
+    given = {"videos": videos, "samples": 4, "device": torch.device("cpu"), **options}
+    return score(model.eval(), pairs(), protocol=protocol, **given)  # type: ignore[arg-type]
+
+
+def test_known_answers() -> None:
+    scores = scored(Known())
+    whole = scores.method("reconstruction", "model")
+    assert whole.values["psnr"].shape == (5, FRAMES)
+    assert set(whole.values["psnr"].flatten().tolist()) == {100.0}
+    assert whole.values["ssim"].min() > 0.9999
+    moved = scores.method("transfer", "model")
+    copied = scores.method("transfer", "copying the target")
+    for metric in ("psnr", "ssim"):
+        assert torch.equal(moved.values[metric], copied.values[metric])
+    still = scores.method("reconstruction", "repeating the first frame")
+    assert set(still.values["psnr"][:, 0].tolist()) == {100.0}
+    assert still.values["psnr"][:, 1:].max() < 60
+
+
+def test_more_samples_are_no_worse_and_each_frame_may_take_its_own() -> None:
+    few, many = scored(Known(), samples=2), scored(Known(), samples=8)
+    for metric in ("psnr", "ssim"):
+        mean = many.method("prediction", "mean of samples").figure(metric).mean
+        best = many.method("prediction", "best of 8").figure(metric).mean
+        moment = many.method("prediction", "best of 8 at each frame").figure(metric).mean
+        assert mean < best < moment
+        assert few.method("prediction", "best of 2").figure(metric).mean < best
+
+
+def test_svg_takes_the_sample_of_best_ssim_for_both() -> None:
+    each, svg = scored(Known(), samples=6), scored(Known(), samples=6, protocol="svg2018")
+    name = "best of 6"
+    assert svg.method("prediction", name).figure("psnr").mean <= (
+        each.method("prediction", name).figure("psnr").mean
+    )
+    assert svg.method("prediction", name).figure("ssim").mean > (
+        each.method("prediction", name).figure("ssim").mean
+    )
+
+
+def test_diversity() -> None:
+    assert scored(Known(noise=0.0)).diversity.tolist() == [0.0] * 5
+    assert scored(Known(noise=0.1)).diversity.min() > 1
+    assert scored(Known(), samples=1).diversity.tolist() == [0.0] * 5
+    assert len(scored(Known(), samples=0).diversity) == 0
+
+
+def test_a_videos_scores_do_not_depend_on_the_others() -> None:
+    few, many = scored(Known(), videos=2), scored(Known(), videos=5)
+    assert [m.name for m in few.methods] == [m.name for m in many.methods]
+    for a, b in zip(few.methods, many.methods, strict=True):
+        for metric, values in a.values.items():
+            assert torch.equal(values, b.values[metric][:2])
+    other = scored(Known(), seed=1).method("prediction", "best of 4")
+    assert not torch.equal(
+        other.values["psnr"], many.method("prediction", "best of 4").values["psnr"]
+    )
+
+
+def test_json_holds_everything() -> None:
+    told = json.loads(json.dumps(scored(Known()).as_json()))
+    assert told["protocol"]["ssim"]["size"] == 11
+    assert (told["videos"], told["samples"], told["frames"]) == (5, 4, FRAMES)
+    first = told["methods"][0]
+    assert (first["task"], first["method"]) == ("transfer", "model")
+    assert first["psnr"]["low"] <= first["psnr"]["mean"] <= first["psnr"]["high"]
+    assert len(first["by_video"]["ssim"]) == 5
+    assert len(first["by_time"]["psnr"]) == FRAMES
+
+
+def test_models_that_cannot_be_scored() -> None:
+    with pytest.raises(MtzooError, match="training mode"):
+        score(
+            Known().train(),
+            pairs(),
+            protocol=PROTOCOLS["mtzoo"],
+            videos=1,
+            device=torch.device("cpu"),
+        )
+    with pytest.raises(MtzooError, match="not finite"):
+        scored(Known(value=float("nan")))
+    larger = Known()
+    larger.resolution = 64
+    with pytest.raises(MtzooError, match="for 64x64 pixels of 3 channels, the data have 32x32"):
+        scored(larger)
+
+
+# The verb
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "weights"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = build_model(SECTION, resolution=32, channels=3)
+    config = {"model": SECTION, "resolution": 32, "channels": 3, "frames": 8}
+    save_model(folder, built, config)
+    return folder
+
+
+def test_the_verb(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", model, "--data", "shapes", "--videos", 3, "--samples", 2]
+    output = tmp_path / "results"
+    assert main(["evaluate", *map(str, words), "--output", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert "3 videos of 8 frames, protocol mtzoo" in out
+    assert "copying the target" in out
+    told = json.loads((output / "results.json").read_text())
+    assert told["data"] == {"name": "shapes", "resolution": 32, "frames": 8}
+    assert len(told["weights_sha256"]) == 64
+    assert told["versions"]["torch"] == torch.__version__
+    assert (output / "sheet.png").stat().st_size > 1000
+    assert main(["evaluate", *map(str, words), "--output", str(tmp_path / "again")]) == 0
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert again["methods"] == told["methods"]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--data", "shaps"], "no such folder, nor a synthetic world"),
+        ([], "name the data with --data"),
+        (["--data", "shapes", "--protocol", "svg"], "svg2018"),
+        (["--data", "shapes", "--samples", "-1"], "--samples"),
+        (["--data", "shapes", "--videos", "0"], "--videos"),
+        (["--data", "shapes", "--seed", "-1"], "--seed"),
+        (["--data", "shapes", "--output", "taken"], "is there already"),
+    ],
+)
+def test_bad_input_is_one_line(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    part: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "precious").write_text("mine")
+    given = ["evaluate", "--model", str(model), *words]
+    if "--output" not in words:
+        given += ["--output", "out"]
+    assert main(given) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert part in told[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
