@@ -144,10 +144,17 @@ class MotionGenerator(Component):
 
 
 class ImageGenerator(Component):
-    """Content and frame motion codes to frames (G_I of the paper)."""
+    """Content and frame motion codes to frames (G_I of the paper).
+
+    Attributes:
+        takes_picture: Whether ``forward`` takes a third argument, ``picture``, ``(B, C, H, W)``
+            in [-1, 1] or ``None``: the picture that the content code was read from, for content
+            that a code is too narrow for. The paper's generator sees codes only.
+    """
 
     takes = ("resolution", "channels", "content_dim", "frame_motion_dim")
     gives = ()
+    takes_picture: ClassVar[bool] = False
     resolution: int
     channels: int
 

@@ -7,7 +7,7 @@ paper's.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,11 @@ class DualMTGAN(Model):
                 f"dual_mtgan: the motion generator takes codes of {motion_generator.motion_dim} "
                 f"numbers, the motion encoder gives {motion_encoder.motion_dim}; "
                 "build the generator with the encoder's motion_dim"
+            )
+        if image_generator.takes_picture and content_frames == "each":
+            raise MtzooError(
+                "dual_mtgan: this image generator sees the picture itself, and with "
+                "content_frames: each that is the frame it is to paint; use content_frames: one"
             )
         self.networks = nn.ModuleDict(
             {
@@ -201,7 +206,12 @@ class DualMTGAN(Model):
             if prior_code is not None:
                 contents.append(still)
                 motions.append(motion[batch:])
-        made = self.image_generator(torch.cat(contents), torch.cat(motions)).split(batch)
+        others = len(contents) - 1
+        seen = None
+        if cast(ImageGenerator, self.image_generator).takes_picture:
+            first = shown.unflatten(0, (batch, -1))[:, 0]
+            seen = first if target is None else torch.cat([first] + [target] * others)
+        made = self.paint(torch.cat(contents), torch.cat(motions), seen).split(batch)
         return Generated(
             content=content,
             posterior=posterior,
@@ -210,6 +220,21 @@ class DualMTGAN(Model):
             transferred=made[1] if target is not None else None,
             sampled=made[2] if prior_code is not None else None,
         )
+
+    def paint(self, content: Tensor, motion: Tensor, picture: Tensor | None) -> Tensor:
+        """Run G_I, which is shown the picture only where it takes one.
+
+        Args:
+            content: ``(B, content_dim)``, or ``(B, T, content_dim)``.
+            motion: ``(B, T, frame_motion_dim)``.
+            picture: The picture that the content is of, ``(B, C, H, W)`` in [-1, 1].
+
+        Returns:
+            ``(B, T, C, H, W)`` in [-1, 1].
+        """
+        if cast(ImageGenerator, self.image_generator).takes_picture:
+            return self.image_generator(content, motion, picture)
+        return self.image_generator(content, motion)
 
     def transfer(self, image: Tensor, video: Tensor) -> Tensor:
         """Deterministic motion transfer: the motion of ``video`` on ``image`` (V~_{y,d}).
@@ -223,7 +248,7 @@ class DualMTGAN(Model):
             the same output.
         """
         motion = self.motion_generator(self.motion_encoder(video).mean, video.shape[1])
-        return self.image_generator(self.content_encoder(image), motion)
+        return self.paint(self.content_encoder(image), motion, image)
 
     def sample(
         self,
@@ -251,7 +276,8 @@ class DualMTGAN(Model):
         ).to(image.device)
         motion = self.motion_generator(code, frames, generator=generator)
         content = self.content_encoder(image).repeat_interleave(samples, dim=0)
-        return self.image_generator(content, motion).unflatten(0, (batch, samples))
+        picture = image.repeat_interleave(samples, dim=0)
+        return self.paint(content, motion, picture).unflatten(0, (batch, samples))
 
     def reconstruct(self, video: Tensor) -> Tensor:
         """Take ``video`` apart and paint it again from its codes (V~_x, with z_M's mean).
@@ -269,4 +295,4 @@ class DualMTGAN(Model):
             content = self.content_encoder(video.flatten(0, 1)).unflatten(0, (batch, frames))
         else:
             content = self.content_encoder(video[:, 0])
-        return self.image_generator(content, motion)
+        return self.paint(content, motion, video[:, 0])

@@ -225,6 +225,32 @@ class CodeToMap(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
+def double(x: Tensor) -> Tensor:
+    """Double height and width bilinearly.
+
+    Between edges this is StyleGAN2's upsampling with the filter 1, 3, 3, 1.
+    """
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def style_mapping(inputs: int, style_dim: int, layers: int) -> nn.Sequential:
+    """Linear layers with leaky ReLU of 0.2 from a code to a style vector.
+
+    Args:
+        inputs: Size of the code.
+        style_dim: Size of the style and of what lies between.
+        layers: How many, at least 1.
+    """
+    found: list[nn.Module] = []
+    for _ in range(layers):
+        linear = nn.Linear(inputs, style_dim)
+        nn.init.kaiming_normal_(linear.weight, 0.2)
+        nn.init.zeros_(linear.bias)
+        found += [linear, nn.LeakyReLU(0.2)]
+        inputs = style_dim
+    return nn.Sequential(*found)
+
+
 class ModulatedConv2d(nn.Module):
     """Convolution whose input channels are scaled by a style (StyleGAN2, Karras et al. 2020).
 

@@ -448,7 +448,8 @@ class DualMTGANObjective(Objective):
         drawn = [draws.normal(count, model.motion_dim, s) for s in (_PRIOR, _PRIOR + _OTHER)]
         content = model.content_encoder(batch.target)
         one, two = (
-            model.image_generator(content, model.motion_generator(code, frames)) for code in drawn
+            model.paint(content, model.motion_generator(code, frames), batch.target)
+            for code in drawn
         )
         return {
             "active_motion_dims": (means.var(0, unbiased=False) > 0.01).sum().float(),

@@ -12,18 +12,15 @@ from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import (
     ModulatedConv2d,
     as_video_frames,
+    double,
     join_codes,
     stage_widths,
+    style_mapping,
 )
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card
 
 WHO = "image generator 'modulated'"
-
-
-def _double(x: Tensor) -> Tensor:
-    # Between edges this is StyleGAN2's upsampling with the filter 1, 3, 3, 1.
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 class _Stage(nn.Module):
@@ -38,12 +35,12 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, picture: Tensor | None, style: Tensor) -> tuple[Tensor, Tensor]:
         if self.second is not None:
-            x = _double(x)
+            x = double(x)
         x = _activate(self.first(x, style))
         if self.second is not None:
             x = _activate(self.second(x, style))
         colours = self.colours(x, style)
-        return x, colours if picture is None else _double(picture) + colours
+        return x, colours if picture is None else double(picture) + colours
 
 
 def _activate(x: Tensor) -> Tensor:
@@ -110,15 +107,7 @@ class ModulatedImageGenerator(ImageGenerator):
         )
         self.resolution = resolution
         self.channels = channels
-        layers: list[nn.Module] = []
-        inputs = content_dim + frame_motion_dim
-        for _ in range(mapping):
-            linear = nn.Linear(inputs, style_dim)
-            nn.init.kaiming_normal_(linear.weight, 0.2)
-            nn.init.zeros_(linear.bias)
-            layers += [linear, nn.LeakyReLU(0.2)]
-            inputs = style_dim
-        self.mapping = nn.Sequential(*layers)
+        self.mapping = style_mapping(content_dim + frame_motion_dim, style_dim, mapping)
         widths = stage_widths(2 * resolution, width)[::-1]
         self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         self.stages = nn.ModuleList(
