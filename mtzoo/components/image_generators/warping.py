@@ -32,11 +32,12 @@ class _Stage(nn.Module):
         self.up = up
         self.first = ModulatedConv2d(inputs, outputs, 3, style_dim)
         self.second = ModulatedConv2d(outputs, outputs, 3, style_dim) if up else None
-        # Two numbers of flow and one of trust. From zero: the picture lies where it lies.
+        # Two numbers of flow and one of trust. The picture lies where it lies at first, and counts
+        # for little: trusted from the start, it is copied and the codes are never learned.
         self.flow = nn.Conv2d(outputs, 3, 3, 1, 1) if warps else None
         if self.flow is not None:
             nn.init.zeros_(self.flow.weight)
-            nn.init.zeros_(self.flow.bias)  # type: ignore[arg-type]
+            _distrust(self.flow)
 
     def forward(
         self, x: Tensor, style: Tensor, flow: Tensor | None, features: Tensor | None
@@ -52,6 +53,13 @@ class _Stage(nn.Module):
         if self.second is not None:
             x = _activate(self.second(x, style))
         return x, flow
+
+
+def _distrust(conv: nn.Conv2d) -> None:
+    """Zero biases, and one of -3 for the last channel."""
+    assert conv.bias is not None
+    with torch.no_grad():
+        conv.bias.zero_()[-1] = -3.0
 
 
 def _activate(x: Tensor) -> Tensor:
@@ -163,7 +171,7 @@ class WarpingImageGenerator(ImageGenerator):
         # Colours, and how far to trust the moved picture.
         self.head = nn.Conv2d(widths[-1], channels + 1, 3, 1, 1)
         nn.init.normal_(self.head.weight, 0.0, 0.25 / (9 * widths[-1]) ** 0.5)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        _distrust(self.head)
 
     def forward(self, content: Tensor, motion: Tensor, picture: Tensor | None = None) -> Tensor:
         """Paint ``(B, T, C, H, W)`` in [-1, 1].
