@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mtzoo import MtzooError, describe
-from mtzoo.interfaces import RESOLUTIONS, Component, as_video
+from mtzoo.interfaces import RESOLUTIONS, Component, ImageGenerator, as_video
 from mtzoo.registries import REGISTRIES
 
 BUILT_IN = {
@@ -77,12 +77,21 @@ def make(
     return (video(),)
 
 
+def picture_of(content: Tensor, component: ImageGenerator) -> Tensor:
+    """A picture for a content code, the same whatever the code's neighbours in the batch."""
+    side = component.resolution
+    waves = torch.arange(component.channels * side * side, dtype=content.dtype).sin()
+    return (waves + content.detach()[..., :1]).tanh().view(-1, component.channels, side, side)
+
+
 def run(
     kind: str, component: Component, inputs: tuple[Tensor, ...], frames: int = 6, seed: int = 0
 ) -> tuple[Tensor, ...]:
     """The component's outputs, as a tuple whatever the kind."""
     if kind == "motion_generators":
         outputs = component(*inputs, frames, torch.Generator().manual_seed(seed))
+    elif isinstance(component, ImageGenerator) and component.takes_picture:
+        outputs = component(*inputs, picture_of(inputs[0], component))
     else:
         outputs = component(*inputs)
     return tuple(outputs) if isinstance(outputs, tuple) else (outputs,)

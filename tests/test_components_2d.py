@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import mtzoo.components.content_encoders.timm as timm_encoder
+from mtzoo.components.image_generators.warping import WarpingImageGenerator, warp
 from mtzoo.errors import MtzooError
 from mtzoo.nn.blocks2d import CodeToMap, ModulatedConv2d, join_codes, stage_widths
 from mtzoo.nn.norm import dcgan_init_, norm2d, norm3d, spectral
@@ -562,3 +563,31 @@ def test_building_does_not_touch_batch_statistics():
     for part in statistics:
         assert int(part.num_batches_tracked) == 0
         assert not part.running_mean.any()
+
+
+# Moving maps by a flow
+
+
+def test_warp_looks_where_the_flow_says() -> None:
+    maps = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    still = torch.zeros(4, 2, 8, 8)  # two frames of two videos
+    torch.testing.assert_close(warp(maps, still), maps.repeat_interleave(2, 0))
+    right = still.clone()
+    right[1, 0] = 2 * 3 / 8  # second frame of the first video: three pixels to the right
+    right[3, 1] = 2 * 1 / 8  # second frame of the second video: one pixel down
+    moved = warp(maps, right)
+    torch.testing.assert_close(moved[1, :, :, :5], maps[0, :, :, 3:])
+    torch.testing.assert_close(moved[1, :, :, 5:], maps[0, :, :, 7:].expand(-1, -1, 3))
+    torch.testing.assert_close(moved[3, :, :7], maps[1, :, 1:])
+    torch.testing.assert_close(moved[2], maps[1])
+
+
+def test_a_warping_generator_shows_the_picture_where_it_trusts_it() -> None:
+    generator = WarpingImageGenerator(32, 3, 4, 4, width=4, style_dim=8).eval()
+    with torch.no_grad():
+        assert generator.head.bias is not None
+        generator.head.weight.zero_()
+        generator.head.bias[-1] = 30.0
+        picture = torch.rand(2, 3, 32, 32) * 2 - 1
+        video = generator(torch.randn(2, 4), torch.randn(2, 5, 4), picture)
+    torch.testing.assert_close(video, picture[:, None].expand(-1, 5, -1, -1, -1))

@@ -152,6 +152,7 @@ class Hold(nn.Module):
 
 class Flat(nn.Module):
     resolution, channels = 4, 3
+    takes_picture = False
 
     def __init__(self):
         super().__init__()
