@@ -10,10 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import mtzoo.components.content_encoders.timm as timm_encoder
-from mtzoo.components.image_generators.warping import WarpingImageGenerator, warp
+from mtzoo.components.image_generators.skip import SkipImageGenerator
+from mtzoo.components.image_generators.warping import WarpingImageGenerator
 from mtzoo.errors import MtzooError
 from mtzoo.nn.blocks2d import CodeToMap, ModulatedConv2d, join_codes, stage_widths
 from mtzoo.nn.norm import dcgan_init_, norm2d, norm3d, spectral
+from mtzoo.nn.warp import warp
 from mtzoo.registries import create, describe
 
 ENCODERS = ("dcgan", "resnet", "timm")
@@ -591,3 +593,29 @@ def test_a_warping_generator_shows_the_picture_where_it_trusts_it() -> None:
         picture = torch.rand(2, 3, 32, 32) * 2 - 1
         video = generator(torch.randn(2, 4), torch.randn(2, 5, 4), picture)
     torch.testing.assert_close(video, picture[:, None].expand(-1, 5, -1, -1, -1))
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_a_skip_generator_shows_the_picture_where_it_trusts_it(flow: bool) -> None:
+    generator = SkipImageGenerator(32, 3, 4, 4, width=4, flow=flow, moved=30.0).eval()
+    with torch.no_grad():
+        generator.head.weight.zero_()
+        generator.head_skip.weight.zero_()
+        picture = torch.rand(2, 3, 32, 32) * 2 - 1
+        video = generator(torch.randn(2, 4), torch.randn(2, 5, 4), picture)
+    torch.testing.assert_close(video, picture[:, None].expand(-1, 5, -1, -1, -1))
+
+
+def test_a_skip_generator_adds_what_concatenated_skips_would() -> None:
+    generator = SkipImageGenerator(32, 3, 4, 4, width=4).eval()
+    conv, skip = generator.blocks[0], generator.skips[0]
+    assert isinstance(conv, nn.ConvTranspose2d)
+    assert isinstance(skip, nn.ConvTranspose2d)
+    width = conv.in_channels
+    frames, picture = torch.randn(6, width, 4, 4), torch.randn(2, width, 4, 4)
+    with torch.no_grad():
+        added = generator._with(conv(frames), skip, [picture], 2)
+        both = torch.cat((frames, picture.repeat_interleave(3, 0)), 1)
+        weight = torch.cat((conv.weight, skip.weight))
+        joined = F.conv_transpose2d(both, weight, conv.bias, stride=2, padding=1)
+    torch.testing.assert_close(added, joined, rtol=1e-4, atol=1e-5)
