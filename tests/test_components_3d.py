@@ -23,6 +23,7 @@ from mtzoo.components.video_discriminators.patch3d import Patch3DVideoDiscrimina
 from mtzoo.components.video_discriminators.r2plus1d import R2Plus1DVideoDiscriminator
 from mtzoo.interfaces import Component, MotionEncoder, VideoDiscriminator
 from mtzoo.nn.blocks3d import GaussianHead, between, pool_to
+from mtzoo.nn.conv3d import Conv3d
 from mtzoo.nn.recurrent import LSTM
 from mtzoo.nn.time import time_features
 from mtzoo.registries import motion_encoders, video_discriminators
@@ -419,3 +420,27 @@ def test_c3d_on_differences_does_not_see_what_stands_still():
     assert not torch.allclose(plain(moving).mean, plain(moving + backdrop).mean)
     with pytest.raises(MtzooError, match="at least 3"):
         encoder(moving[:, :2])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+def test_bf16_gradients_hold_where_the_kernel_is_longer_than_the_clip(frames: int) -> None:
+    conv = Conv3d(4, 8, (3, 4, 4), (1, 2, 2), 1)
+    video = torch.randn(4, 4, frames, 8, 8)
+    grads = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            made = conv(video)
+        made.float().square().mean().backward()
+        assert conv.weight.grad is not None
+        grads.append(conv.weight.grad.clone())
+        conv.zero_grad()
+    assert (grads[0] - grads[1]).norm() < 0.02 * grads[1].norm()
+
+
+def test_every_3d_convolution_of_the_zoo_is_the_safe_one() -> None:
+    for registry in (motion_encoders, video_discriminators):
+        for name in registry.builtins():
+            part = registry.get(name)(32, 3)
+            found = [m for m in part.modules() if isinstance(m, nn.Conv3d)]
+            assert found
+            assert all(isinstance(m, Conv3d) for m in found)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import check_frames
+from mtzoo.nn.conv3d import Conv3d
 from mtzoo.nn.norm import Norm, needs_bias, norm3d, spectral
 
 SLOPE = 0.2  # of the leaky ReLU, as in DCGAN's discriminator
@@ -96,15 +97,15 @@ class Conv3x3x3(nn.Sequential):
         bias = needs_bias(norm)
         if kind == "full":
             super().__init__(
-                nn.Conv3d(inputs, outputs, 3, (in_time, in_space, in_space), 1, bias=bias)
+                Conv3d(inputs, outputs, 3, (in_time, in_space, in_space), 1, bias=bias)
             )
             return
         middle = between(inputs, outputs, 3, 3)
         super().__init__(
-            nn.Conv3d(inputs, middle, (1, 3, 3), (1, in_space, in_space), (0, 1, 1), bias=bias),
+            Conv3d(inputs, middle, (1, 3, 3), (1, in_space, in_space), (0, 1, 1), bias=bias),
             norm3d(norm, middle),
             nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv3d(middle, outputs, (3, 1, 1), (in_time, 1, 1), (1, 0, 0), bias=bias),
+            Conv3d(middle, outputs, (3, 1, 1), (in_time, 1, 1), (1, 0, 0), bias=bias),
         )
 
 
@@ -136,7 +137,7 @@ class ResidualBlock3d(nn.Module):
         if inputs != outputs or stride != (1, 1):
             in_time, in_space = stride
             self.shortcut = nn.Sequential(
-                nn.Conv3d(
+                Conv3d(
                     inputs,
                     outputs,
                     1,
@@ -306,7 +307,7 @@ def _conv(
     bias: bool,
     spectral_norm: bool,
 ) -> nn.Module:
-    conv = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=bias)
+    conv = Conv3d(inputs, outputs, kernel, stride, padding, bias=bias)
     # Before the spectral norm, whose power iteration starts from the weight that it finds.
     he_init_(conv)
     return spectral(conv, spectral_norm)

@@ -21,6 +21,7 @@ from mtzoo.nn.blocks3d import (
     he_init_,
     widths,
 )
+from mtzoo.nn.conv3d import Conv3d
 from mtzoo.nn.norm import Norm, needs_bias, norm3d
 from mtzoo.registries import motion_encoders
 from mtzoo.registry import Card
@@ -114,7 +115,7 @@ class C3DMotionEncoder(MotionEncoder):
                 time = 2 if step == 0 and 1 <= stage <= time_halvings else 1
                 space = 2 if step == 0 else 1
                 layers += [
-                    nn.Conv3d(inputs, outputs, 3, (time, space, space), 1, bias=needs_bias(norm)),
+                    Conv3d(inputs, outputs, 3, (time, space, space), 1, bias=needs_bias(norm)),
                     norm3d(norm, outputs),
                     nn.LeakyReLU(SLOPE, inplace=True),
                 ]
