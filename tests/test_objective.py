@@ -311,6 +311,31 @@ def test_motion_gradient_policies(policy, encoder_learns, target_learns):
     assert model.motion_encoder.scale.requires_grad
 
 
+def test_painting_some_frames_estimates_the_loss_of_all():
+    model, batch, _ = make(judges=False)
+    options = {"lambda_i": 0.0, "lambda_v": 0.0, "motion_weight": 0.0, "lambda_kl": 0.0}
+    draws = [Draws(0, step, 0, 2, torch.device("cpu")) for step in range(8)]
+    objective = DualMTGANObjective(paint_every=2, **options)
+    shared = [objective.forward(model, batch, d, 0) for d in draws]
+    assert {s.painted.start for s in shared} == {0, 1}
+    assert all(s.reconstruction.shape[1] == 2 for s in shared)
+    whole = DualMTGANObjective(**options)
+    for d, s in zip(draws, shared, strict=True):
+        full = whole.forward(model, batch, d, 0).reconstruction
+        torch.testing.assert_close(s.reconstruction, full[:, s.painted])
+        loss, _ = objective.loss(objective.phases()[0], model, batch, s, d, 0)
+        l_rec = (full - batch.video)[:, s.painted].abs().mean()
+        l_c = paper.content_consistency(s.content)
+        torch.testing.assert_close(loss, 10 * (l_rec + l_c))
+
+
+def test_all_frames_are_painted_once_somebody_looks_at_the_motion():
+    model, batch, draws = make()
+    objective = DualMTGANObjective(paint_every=2, adversarial_start=4, motion_start=4)
+    assert run(objective, model, batch, draws, step=3)[0].reconstruction.shape[1] == 2
+    assert run(objective, model, batch, draws, step=4)[0].reconstruction.shape[1] == 4
+
+
 def test_starts_and_ramp():
     model, batch, draws = make()
     objective = DualMTGANObjective(

@@ -38,6 +38,7 @@ class Generated(NamedTuple):
         reconstruction: V~_x of Eq. 3, ``(B, T, C, H, W)``.
         transferred: V~_{y,d} of Eq. 3, same shape; ``None`` where it was not asked for.
         sampled: V~_{y,s} of Eq. 3, same shape; ``None`` where it was not asked for.
+        painted: Which frames of V the generated videos show; T counts these.
     """
 
     content: Tensor
@@ -46,6 +47,7 @@ class Generated(NamedTuple):
     reconstruction: Tensor
     transferred: Tensor | None
     sampled: Tensor | None
+    painted: slice = slice(None)
 
 
 @models.register(
@@ -162,6 +164,7 @@ class DualMTGAN(Model):
         code_noise: Tensor,
         prior_code: Tensor | None = None,
         content_frame: Tensor | None = None,
+        painted: slice = slice(None),
     ) -> Generated:
         """Compute every code once and all generated videos in one pass of G_I.
 
@@ -172,6 +175,7 @@ class DualMTGAN(Model):
             prior_code: z_M drawn from N(0, I), ``(B, motion_dim)``; ``None`` skips V~_{y,s}.
             content_frame: With ``content_frames="one"``, which frame gives the content of V~_x,
                 int64 ``(B,)`` in [0, T - 1).
+            painted: Which frames G_I paints; all codes are computed from and for all frames.
 
         Returns:
             Codes and videos; ``transferred`` is there when ``target`` is, ``sampled`` when
@@ -195,9 +199,13 @@ class DualMTGAN(Model):
         if target is None:
             prior_code = None
         entering = code if prior_code is None else torch.cat([code, prior_code])
-        motion = self.motion_generator(entering, frames)
+        motion = self.motion_generator(entering, frames)[:, painted]
+        frames = motion.shape[1]
 
-        own = content if self.content_frames == "each" else content[:, :1].expand(-1, frames, -1)
+        if self.content_frames == "each":
+            own = content[:, painted]
+        else:
+            own = content[:, :1].expand(-1, frames, -1)
         contents, motions = [own], [motion[:batch]]
         if target is not None:
             still = codes[len(shown) :].unsqueeze(1).expand(-1, frames, -1)
@@ -219,6 +227,7 @@ class DualMTGAN(Model):
             reconstruction=made[0],
             transferred=made[1] if target is not None else None,
             sampled=made[2] if prior_code is not None else None,
+            painted=painted,
         )
 
     def paint(self, content: Tensor, motion: Tensor, picture: Tensor | None) -> Tensor:

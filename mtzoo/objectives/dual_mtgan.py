@@ -132,6 +132,7 @@ class Total(NamedTuple):
 
 # Streams of random numbers within a step; a stream's number never changes its meaning.
 _CODE, _PRIOR, _CONTENT_FRAME, _CHOICE, _FRAME_V, _FRAME_X, _FRAME_Y, _FRAME_VY, _OTHER = range(9)
+_PAINTED = 2 * _OTHER  # above are one and two times the others
 
 
 @objectives.register(
@@ -184,6 +185,9 @@ class DualMTGANObjective(Objective):
         adversarial_start: First step with the adversarial terms and the discriminators' phase.
         adversarial_ramp: Steps over which the generator's adversarial terms grow linearly from 0
             to full weight, after ``adversarial_start``.
+        paint_every: Paint every n-th frame only, from a random first one, on steps where L_rec
+            alone looks at the videos. A clip's mean error is estimated without bias at an n-th of
+            G_I's cost; what is saved may go into a larger batch. 1 paints all.
     """
 
     def __init__(
@@ -207,6 +211,7 @@ class DualMTGANObjective(Objective):
         motion_ramp: int = 0,
         adversarial_start: int = 0,
         adversarial_ramp: int = 0,
+        paint_every: int = 1,
     ) -> None:
         weights = {
             "lambda_1": lambda_1,
@@ -225,6 +230,10 @@ class DualMTGANObjective(Objective):
         for name, value in weights.items():
             if not value >= 0:  # also refuses NaN
                 raise MtzooError(f"objective dual_mtgan: {name} is {value}; it must be 0 or more")
+        if paint_every < 1:
+            raise MtzooError(
+                f"objective dual_mtgan: paint_every is {paint_every}; it must be 1 or more"
+            )
         self.total = Total(lambda_1, lambda_kl, lambda_i, lambda_v)
         self.content_weight = content_weight
         self.motion_weight = motion_weight
@@ -240,6 +249,7 @@ class DualMTGANObjective(Objective):
         self.motion_ramp = motion_ramp
         self.adversarial_start = adversarial_start
         self.adversarial_ramp = adversarial_ramp
+        self.paint_every = paint_every
 
     def phases(self) -> tuple[Phase, ...]:
         """The discriminators' turn (where an adversarial term has weight), then the generators'."""
@@ -258,12 +268,17 @@ class DualMTGANObjective(Objective):
         content_frame = None
         if model.content_frames == "one":
             content_frame = draws.integers(count, max(frames - 1, 1), _CONTENT_FRAME)
+        painted = slice(None)
+        if self.paint_every > 1 and not targeted:
+            stride = min(self.paint_every, frames)
+            painted = slice(self._one(draws, stride, _PAINTED), None, stride)
         return model(
             batch.video,
             batch.target if targeted else None,
             draws.normal(count, model.motion_dim, _CODE),
             draws.normal(count, model.motion_dim, _PRIOR) if drawn else None,
             content_frame,
+            painted,
         )
 
     def loss(
@@ -293,9 +308,14 @@ class DualMTGANObjective(Objective):
 
     def _choice(self, draws: Draws) -> int:
         """With target_videos='random': 0 shows V~_{y,d}, 1 shows V~_{y,s}, alike on all ranks."""
+        return self._one(draws, 2, _CHOICE)
+
+    @staticmethod
+    def _one(draws: Draws, high: int, stream: int) -> int:
+        """A number in [0, high) for the step, the same on all ranks."""
         # Drawn for sample 0 of the global batch, so that all ranks take the same branch.
         first = Draws(draws.seed, draws.step, 0, draws.total, torch.device("cpu"))
-        return int(first.integers(1, 2, _CHOICE))
+        return int(first.integers(1, high, stream))
 
     def _targets(self, shared: Generated, draws: Draws) -> list[Tensor]:
         """The V~_y that the discriminators see."""
@@ -359,7 +379,7 @@ class DualMTGANObjective(Objective):
         zero = batch.video.new_zeros(())
         content = content_consistency(shared.content.float())
         reconstruction = reconstruction_loss(
-            shared.reconstruction.float(), batch.video, self.reconstruction
+            shared.reconstruction.float(), batch.video[:, shared.painted], self.reconstruction
         )
         kl = kl_divergence(shared.posterior, self.kl_reduction)
         terms = {"content": content, "reconstruction": reconstruction, "kl": kl}
