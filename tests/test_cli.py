@@ -215,6 +215,15 @@ def test_ls_of_a_kind_says_what_and_from_where(capsys: pytest.CaptureFixture[str
     assert "content_encoders" not in out
 
 
+def test_ls_recipes_lists_what_comes_along(capsys: pytest.CaptureFixture[str]) -> None:
+    names = succeeds(capsys, "ls", "recipes", "--names").split("\n")[:-1]
+    assert "recipes quickstart" in names
+    assert "recipes dual_mtgan_weizmann_no_di" in names
+    out = succeeds(capsys, "ls", "recipes")
+    assert len(names) == len(out.splitlines()) - 1
+    assert "without the image discriminator D_I" in out
+
+
 def test_ls_survives_a_component_that_cannot_be_used(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

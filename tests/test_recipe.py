@@ -1,5 +1,6 @@
 """Recipes: what is written becomes objects; sizes are handed on; overrides mean what they say."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -209,14 +210,14 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
 
 def test_mtzoo_s_own_recipes_all_validate() -> None:
     files = sorted((ROOT / "recipes").rglob("*.yaml"))
-    assert len(files) == 6
+    assert len(files) == 14
     assert set(known_recipes().values()) == set(files)
     for file in files:
         recipe = load_recipe(file)
         check_recipe(recipe)
         assert recipe.name == file.stem
         first = file.read_text().splitlines()[0]
-        assert first == f"# mtzoo fit --recipe recipes/{file.name}"
+        assert first == f"# mtzoo fit --recipe {file.relative_to(ROOT).as_posix()}"
 
 
 def test_a_size_that_cannot_work_is_laid_to_the_key_that_says_it(tmp_path: Path) -> None:
@@ -230,6 +231,82 @@ def test_a_size_that_cannot_work_is_laid_to_the_key_that_says_it(tmp_path: Path)
         check_recipe(load_recipe(ROOT / "recipes" / "quickstart.yaml", ["--data.resolution=33"]))
     with pytest.raises(MtzooError, match="no kind of shape"):
         check_recipe(load_recipe(ROOT / "recipes" / "quickstart.yaml", ["--data.kinds=[]"]))
+
+
+# ---- building on another recipe -----------------------------------------------------------------
+
+
+def on(base: Path, text: str) -> Path:
+    path = base.with_name("child.yaml")
+    path.write_text(f"base: {base.stem}\n{text}")
+    return path
+
+
+def test_a_recipe_on_a_base_says_only_what_differs(base: Path, tmp_path: Path) -> None:
+    full = load_recipe(base)
+    child = load_recipe(on(base, "model: {motion_encoder: {width: 6}}\nengine: {steps: 5}\n"))
+    assert child.name == "child"
+    assert part(child, "motion_encoder") == {**part(full, "motion_encoder"), "width": 6}
+    assert part(child, "content_encoder") == part(full, "content_encoder")
+    assert child.engine == dataclasses.replace(full.engine, steps=5)
+    assert (child.seed, child.objective, child.data) == (3, full.objective, full.data)
+    # Written out it stands alone, as it must in a run's folder.
+    alone = tmp_path / "elsewhere" / "alone.yaml"
+    alone.parent.mkdir()
+    alone.write_text(child.to_yaml())
+    assert load_recipe(alone) == child
+    # The command line has the last word.
+    assert load_recipe(on(base, "engine: {steps: 5}\n"), ["--engine.steps=7"]).engine.steps == 7
+
+
+def test_another_component_takes_nothing_over(base: Path) -> None:
+    text = "model: {motion_generator: {name: gru, hidden: 9}, image_discriminator: {name: pair}}\n"
+    child = load_recipe(on(base, text))
+    assert part(child, "motion_generator")["hidden"] == 9
+    assert part(child, "motion_generator")["frame_motion_dim"] != 7  # the lstm's in the base
+    assert part(child, "image_discriminator")["name"] == "pair"
+    assert (
+        load_recipe(on(base, "model: {image_discriminator: null}\n")).model["image_discriminator"]
+        is None
+    )
+
+
+def test_a_base_that_comes_along(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: quickstart\nseed: 5\n")
+    mine, theirs = load_recipe(path), load_recipe("quickstart")
+    assert (mine.name, mine.seed) == ("mine", 5)
+    assert (mine.model, mine.engine) == (theirs.model, theirs.engine)
+
+
+def test_faults_name_the_file_that_has_them(base: Path) -> None:
+    child = on(base, "engine:\n  stepz: 4\n")
+    assert fault(child).startswith(f"{child}:3: engine.stepz: unknown engine option")
+    base.write_text(BASE.replace("width: 8\n", "widht: 8\n", 1))
+    line = BASE.splitlines().index("    width: 8") + 1
+    assert fault(on(base, "seed: 4\n")).startswith(
+        f"{base}:{line}: model.content_encoder.widht: unknown option"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("../base", "expected the name of a recipe"),
+        ("/etc/passwd", "expected the name of a recipe"),
+        ("[base]", "expected the name of a recipe"),
+        ("child", "no other recipe 'child'"),
+        ("quickstrat", "Did you mean 'quickstart'?"),
+        ("second", "builds on another recipe itself; name base"),
+    ],
+)
+def test_bases_that_are_none(base: Path, name: str, says: str) -> None:
+    base.with_name("second.yaml").write_text("base: base\n")
+    child = base.with_name("child.yaml")
+    child.write_text(f"seed: 1\nbase: {name}\n")
+    message = fault(child)
+    assert message.startswith(f"{child}:2: base: ")
+    assert says in message
 
 
 # ---- building -----------------------------------------------------------------------------------

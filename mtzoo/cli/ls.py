@@ -1,15 +1,21 @@
-"""``mtzoo ls``: what is registered."""
+"""``mtzoo ls``: what is registered, and which recipes come along."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    about = "List the registered components with what they are and where they come from."
+    about = (
+        "List the registered components with what they are and where they come from, or, with "
+        "KIND recipes, the recipes that come with mtzoo."
+    )
     parser = subparsers.add_parser("ls", help=about, description=about)
-    parser.add_argument("kind", nargs="?", metavar="KIND", help="content_encoders, models, ...")
+    parser.add_argument(
+        "kind", nargs="?", metavar="KIND", help="content_encoders, models, ..., or recipes"
+    )
     parser.add_argument(
         "--names", action="store_true", help="print kinds and names only; imports no component"
     )
@@ -18,6 +24,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; returns the exit status."""
+    if args.kind == "recipes":
+        return _recipes(args.names)
+
     from mtzoo.errors import MtzooError
     from mtzoo.registries import REGISTRIES, registry
 
@@ -36,19 +45,38 @@ def run(args: argparse.Namespace) -> int:
             print(f"{kind} {name}")
         return 0
 
+    shown: list[tuple[str, ...]] = []
+    previous = ""
+    for kind, *row in rows:
+        shown.append((kind if kind != previous else "", *row))
+        previous = kind
+    _print(("kind", "name", "summary", "source"), shown)
+    return 0
+
+
+def _recipes(names: bool) -> int:
+    """List the recipes that come along."""
+    from mtzoo.recipe.find import about, known_recipes
+
+    known = known_recipes()
+    if names:
+        print("".join(f"recipes {name}\n" for name in known), end="")
+    else:
+        _print(("name", "summary"), [(name, about(path)) for name, path in known.items()])
+    return 0
+
+
+def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
 
     from mtzoo.cli.show import console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("kind", "name", "summary", "source"):
+    for column in columns:
         table.add_column(column, no_wrap=column in ("kind", "name"))
-    previous = ""
-    for kind, *row in rows:
-        table.add_row(kind if kind != previous else "", *row)
-        previous = kind
+    for row in rows:
+        table.add_row(*row)
     console().print(table, markup=False)
-    return 0
 
 
 def _about(registry: object, name: str) -> tuple[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtzoo.errors import MtzooError
 from mtzoo.recipe.build import build_dataset, build_model, build_objective, check_recipe
-from mtzoo.recipe.find import find_recipe, known_recipes
+from mtzoo.recipe.find import find_base, find_recipe, known_recipes
 from mtzoo.recipe.resolve import Recipe, resolve
-from mtzoo.recipe.text import merge, read
+from mtzoo.recipe.text import Where, lay_over, merge, read
 
 __all__ = [
     "Recipe",
@@ -28,6 +29,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Imports the components that the recipe names by registered name, and nothing else; builds
     nothing (`check_recipe` does, without memory).
 
+    A recipe with ``base: NAME`` builds on the recipe ``NAME.yaml`` beside it, or else on the one of
+    that name that comes with mtzoo: it says only what differs (see `lay_over`).
+
     An override that changes a component's ``name`` keeps those options of the file that the new
     component can hold; the others fall back to its defaults and are listed in ``Recipe.notes``.
 
@@ -40,6 +44,25 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             line with file, line, key and the nearest right spelling.
     """
     file = find_recipe(path)
-    data, where = read(file)
+    data, where = _read_with_base(file)
     renamed = merge(data, where, overrides)
     return resolve(data, where, file.stem, renamed)
+
+
+def _read_with_base(file: Path) -> tuple[dict[str, object], Where]:
+    data, where = read(file)
+    if "base" not in data:
+        return data, where
+    name = data.pop("base")
+    try:
+        base = find_base(name, file)
+        below, where.base = read(base)
+    except MtzooError as error:
+        raise where.fault(("base",), str(error)) from None
+    if "base" in below:
+        # Two files to read are bearable, a chain of them is not.
+        raise where.fault(
+            ("base",), f"{name} builds on another recipe itself; name {below['base']}"
+        )
+    below.pop("name", None)
+    return lay_over(below, data), where

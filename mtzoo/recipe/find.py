@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 
 from mtzoo.errors import MtzooError, did_you_mean
@@ -38,3 +40,38 @@ def find_recipe(recipe: str | Path) -> Path:
         f"there is no recipe {str(recipe)!r}.{did_you_mean(path.stem, known)} "
         f"Name a YAML file or a recipe that comes with mtzoo: {', '.join(known) or 'none'}"
     )
+
+
+def find_base(name: object, recipe: Path) -> Path:
+    """The file that ``base: name`` in the file ``recipe`` means.
+
+    A name, never a path: a recipe from a stranger must not reach for files elsewhere.
+
+    Raises:
+        MtzooError: It is no name, or there is no such recipe beside it or with mtzoo.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w+-]*", name):
+        raise MtzooError(
+            f"expected the name of a recipe that lies beside this one or comes with mtzoo, "
+            f"got {name!r}"
+        )
+    beside = recipe.parent / f"{name}.yaml"
+    if beside.is_file() and not beside.samefile(recipe):
+        return beside
+    known = {stem: path for stem, path in known_recipes().items() if stem != recipe.stem}
+    if name not in known:
+        raise MtzooError(
+            f"there is no other recipe {name!r} beside this one or with mtzoo."
+            f"{did_you_mean(name, known)}"
+        )
+    return known[name]
+
+
+def about(recipe: Path) -> str:
+    """What a recipe's leading comment says it is: the first sentence after the command."""
+    lines = itertools.takewhile(
+        lambda line: line.startswith("#"), recipe.read_text(encoding="utf-8").splitlines()
+    )
+    text = "\n".join(line.removeprefix("#").strip() for line in lines)
+    prose = next((p for p in text.split("\n\n") if not p.startswith("mtzoo ")), "")
+    return re.split(r"(?<=\.)\s(?=[A-Z])", " ".join(prose.split()), maxsplit=1)[0].rstrip(".")

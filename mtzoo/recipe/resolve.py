@@ -84,8 +84,8 @@ def resolve(
         if section not in SECTIONS:
             raise where.fault(
                 (section,),
-                f"unknown section.{did_you_mean(section, SECTIONS)} "
-                f"Sections: {', '.join(SECTIONS)}",
+                f"unknown section.{did_you_mean(section, ('base', *SECTIONS))} "
+                f"Sections: base, {', '.join(SECTIONS)}",
             )
     for section in (*COMPONENT_SECTIONS, "engine"):
         if section not in data:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,11 +48,13 @@ class Where:
         source: The file's name as given; empty for a recipe that never was a file.
         lines: Line of each key, from 1.
         typed: Text of each value that was given on the command line instead.
+        base: Where the recipe that this one builds on says what this one does not.
     """
 
     source: str = ""
     lines: dict[Key, int] = field(default_factory=dict)
     typed: dict[Key, str] = field(default_factory=dict)
+    base: Where | None = None
 
     def at(self, key: Key) -> str:
         """The beginning of a message about ``key``."""
@@ -61,8 +63,14 @@ class Where:
         below = key not in self.lines and any(k[: len(key)] == key for k in self.typed)
         if below or any(k in self.typed for k in upwards):
             return f"--{dotted}"
-        line = next((self.lines[k] for k in upwards if k in self.lines), 0)
-        place = f"{self.source}:{line}" if self.source and line else self.source
+        written = (
+            (where.source, where.lines[k])
+            for k in upwards
+            for where in (self, self.base)
+            if where and k in where.lines
+        )
+        source, line = next(written, (self.source, 0))
+        place = f"{source}:{line}" if source and line else source
         return ": ".join(part for part in (place, dotted) if part)
 
     def fault(self, key: Key, message: str) -> MtzooError:
@@ -233,6 +241,22 @@ class _Builder:
         place = _place(self.where, self.root, line)
         dotted = f": {'.'.join(key)}" if key and not self.root else ""
         return MtzooError(f"{place}{dotted}: {message}")
+
+
+def lay_over(base: Mapping[str, object], data: Mapping[str, object]) -> dict[str, object]:
+    """What a recipe that builds on another says: its own values, and the other's for the rest.
+
+    Mappings are merged key by key, but a section that names another component than ``base`` does
+    is taken as it stands: the old one's options mean nothing to it.
+    """
+    result = dict(base)
+    for key, value in data.items():
+        old = base.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            same = value.get("name", old.get("name")) == old.get("name")
+            value = lay_over(old if same else {}, value)
+        result[key] = value
+    return result
 
 
 def merge(
