@@ -117,7 +117,7 @@ def test_looking_at_a_run_does_not_change_it(run: Path, tmp_path: Path):
     fit(recipe, tmp_path / "run")
     quiet, looked_at = newest(tmp_path / "run"), newest(run)
     for state in (quiet, looked_at):
-        for shown in ("health", "best", "losses", "unwell"):
+        for shown in ("health", "best", "losses", "unwell", "since"):
             del state[shown]
     assert differences(quiet, looked_at) == []
 
@@ -423,11 +423,16 @@ WELL = {
     "motion_sigma": 0.7,
     "content_between": 0.8,
     "content_within": 0.05,
+    "content_size": 1.0,
+    "motion_bits": 9.0,
+    "frame_change": 0.6,
     "sample_spread": 0.1,
     "discriminator/real_video": 0.7,
     "discriminator/fake_video": 0.3,
     "discriminator/real_image": 0.6,
     "discriminator/fake_image": 0.4,
+    "discriminator/image": 2.5,
+    "discriminator/video": 2.5,
 }
 
 
@@ -441,7 +446,10 @@ WELL = {
         ),
         ({"motion_spread": 0.08, "motion_sigma": 1.0}, ["motion code"]),
         ({"active_motion_dims": 1.0}, ["motion code"]),
-        ({"content_between": 0.005, "content_within": 0.001}, ["content codes"]),
+        ({"motion_bits": 0.9}, ["motion code"]),
+        ({"content_between": 0.04, "content_within": 0.001}, ["content codes"]),
+        ({"content_between": 0.04, "content_within": 0.001, "content_size": 0.5}, []),
+        ({"content_between": 0.008, "content_size": 0.009}, ["content codes"]),
         ({"content_between": 0.2, "content_within": 0.3}, ["content codes"]),
         (
             {"discriminator/real_video": 0.995, "discriminator/fake_video": 0.004},
@@ -452,7 +460,11 @@ WELL = {
             ["image discriminator"],
         ),
         ({"discriminator/real_image": 0.995}, []),
+        ({"discriminator/video": 0.04}, ["video discriminator"]),
+        ({"generator/video": 0.04}, []),
         ({"sample_spread": 0.001}, ["samples"]),
+        ({"frame_change": 0.01}, ["frames"]),
+        ({"sample_spread": 0.001, "motion_bits": 0.1}, ["motion code", "samples"]),
     ],
 )
 def test_each_way_to_die_is_said_in_words(change: dict[str, float], about: list[str]):
@@ -516,6 +528,8 @@ def test_the_log_grows_to_the_right_and_forgets_what_was_lost(tmp_path: Path):
     assert path.read_text().splitlines() == ["step,loss,late", "1,0.5,", "2,0.25,3"]
     log.write({"step": 3, "loss": 0.125})
     assert path.read_text().splitlines()[-1] == "3,0.125,"
+    log.write({"step": 4, "warnings": "samples; frames"})
+    assert path.read_text().splitlines()[-1] == "4,,,samples; frames"
 
 
 def test_pending_figures_are_means_and_survive_a_checkpoint():

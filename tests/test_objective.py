@@ -433,6 +433,8 @@ def test_health_figures_by_hand():
     figures = DualMTGANObjective().health(model, batch, draws)
     means = batch.video[:, 0, :, 0, 0]
     assert figures["motion_sigma"].item() == pytest.approx(1.0)
+    nats = 0.5 * means.square().sum(1).mean().item()  # unit variances leave the means alone
+    assert figures["motion_bits"].item() == pytest.approx(nats / math.log(2))
     torch.testing.assert_close(figures["motion_spread"], means.std(0, unbiased=False).mean())
     active = (means.var(0, unbiased=False) > 0.01).sum().item()
     assert figures["active_motion_dims"].item() == active
@@ -441,7 +443,25 @@ def test_health_figures_by_hand():
     torch.testing.assert_close(
         figures["content_between"], codes.mean(1).std(0, unbiased=False).mean()
     )
+    torch.testing.assert_close(figures["content_size"], codes.square().mean().sqrt())
     assert figures["sample_spread"] > 0
+
+
+def test_how_much_of_a_source_s_motion_is_seen_in_the_transfer():
+    model, batch, draws = make()
+    ramp = torch.arange(batch.video.shape[1]).view(1, -1, 1, 1, 1) * 0.1
+    batch = batch._replace(video=(batch.video[:, :1] + ramp).expand_as(batch.video))
+    moved = model.transfer(batch.target, batch.video)
+    expected = (moved[:, 1:] - moved[:, :-1]).abs().mean() / 0.1
+    figures = DualMTGANObjective().health(model, batch, draws)
+    torch.testing.assert_close(figures["frame_change"], expected)
+
+
+def test_one_video_is_not_compared_with_others():
+    model, batch, draws = make()
+    alone = type(batch)(*(part[:1] for part in batch))
+    figures = DualMTGANObjective().health(model, alone, draws)
+    assert not {"motion_spread", "active_motion_dims", "content_between"} & figures.keys()
 
 
 @pytest.mark.parametrize("name", ["lambda_1", "content_weight", "motion_start"])

@@ -43,10 +43,10 @@ class CsvLog:
                 ]
             self._rewrite()
 
-    def write(self, row: Mapping[str, float]) -> None:
+    def write(self, row: Mapping[str, float | str]) -> None:
         """Append a row; ``step`` must be among it."""
         text = {
-            name: str(value) if isinstance(value, int) else f"{value:.6g}"
+            name: f"{value:.6g}" if isinstance(value, float) else str(value)
             for name, value in row.items()
         }
         self.rows.append(text)
@@ -180,6 +180,11 @@ class Terminal:
             if name not in now:
                 self.say(f"step {done}: {name}: recovered")
         self._words = now
+
+    @property
+    def subjects(self) -> list[str]:
+        """What the findings that were shown last are about."""
+        return list(self._words)
 
     @property
     def unwell(self) -> list[str]:

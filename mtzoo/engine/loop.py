@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 import yaml
@@ -64,11 +64,13 @@ def fit(recipe: Recipe, output: str | os.PathLike[str], *, resume: bool = False)
     Returns:
         What ``result.json`` holds: ``step``, ``seconds``, ``before`` and ``after`` (see
         `mtzoo.engine.evaluate.evaluate`), ``best`` (``step`` and ``score``), ``losses``
-        (latest means) and ``warnings``.
+        (latest means), ``training`` (``ok``; ``collapsed``: a warning stood at the end;
+        ``diverged``: something was not finite) and ``warnings``, the reasons in words. The file is
+        written, too, where a run stops because it collapsed or diverged.
 
     Raises:
-        MtzooError: Something to mend, from the recipe, the data, the folder or a loss that is no
-            longer finite.
+        MtzooError: Something to mend, from the recipe, the data, the folder, a loss or weight that
+            is no longer finite, or a collapse that ``engine.stop_on_collapse`` stops at.
         SystemExit: Status 143 after SIGTERM and 130 after Ctrl-C, with a whole checkpoint.
     """
     output = Path(output)
@@ -188,6 +190,8 @@ class _Run:
         self.best: dict[str, float] = {}
         self.losses: dict[str, float] = {}
         self.health: dict[str, float] = {}
+        self.since: dict[str, int] = {}  # at which step a warning that still stands came up
+        self.diverged = ""
         self.terminal = Terminal(self.options.steps, quiet=True)
         self.log: CsvLog | None = None
         self.board: Board | None = None
@@ -250,6 +254,7 @@ class _Run:
                         f"go on with --resume {self.output}"
                     )
                 raise SystemExit(code)
+            self._stop_if_collapsed()
 
     def _step(self, step: int, batch: Any, draws: Draws) -> None:
         """One step: the shared forward, then every phase that is due."""
@@ -292,7 +297,7 @@ class _Run:
         options, done = self.options, self.step
         last = done == options.steps
         logging = last or done % options.log_every == 0
-        feeling = bool(options.health_every) and done % options.health_every == 0
+        feeling = bool(options.health_every) and (last or done % options.health_every == 0)
         judging = last or _due(done, options.evaluate_every)
         painting = last or _due(done, options.sample_every)
         saving = last or done % options.checkpoint_every == 0
@@ -300,12 +305,12 @@ class _Run:
             return
         self._check_finite()
         if judging or saving:
-            self._check_alike()
+            self._check_weights()
         if logging:
             self.losses = self.pending.take()
         if not self.first:
             return
-        row: dict[str, float] = {"step": done, "seconds": round(self.seconds, 3)}
+        row: dict[str, float | str] = {"step": done, "seconds": round(self.seconds, 3)}
         if logging:
             row |= self.losses
             row |= {
@@ -317,7 +322,9 @@ class _Run:
             self.health = self._feel(batch, draws)
             row |= {f"health/{name}": value for name, value in self.health.items()}
         if logging or feeling:
-            self._tell_health()
+            if last or done >= options.health_start:
+                self._tell_health()
+            row["warnings"] = "; ".join(self.terminal.subjects)
         better = False
         if judging:
             self.after = self._evaluate()
@@ -329,7 +336,8 @@ class _Run:
             assert self.log is not None
             assert self.board is not None
             self.log.write(row)
-            self.board.scalars({k: v for k, v in row.items() if k != "step"}, done)
+            figures = {k: v for k, v in row.items() if k != "step" and not isinstance(v, str)}
+            self.board.scalars(figures, done)
         if logging:
             self.terminal.figures(done, self._headline())
         if painting:
@@ -356,6 +364,8 @@ class _Run:
         self.terminal.say(f"weights: {self.output / 'model'}")
 
     def _result(self) -> dict[str, Any]:
+        unwell = self.terminal.unwell
+        state = "diverged" if self.diverged else "collapsed" if unwell else "ok"
         return {
             "step": self.step,
             "seconds": round(self.seconds, 3),
@@ -363,7 +373,8 @@ class _Run:
             "after": self.after,
             "best": self.best,
             "losses": self.losses,
-            "warnings": self.terminal.unwell,
+            "training": state,
+            "warnings": [*([self.diverged] if self.diverged else []), *unwell],
         }
 
     # Looking at it ---------------------------------------------------------------------------
@@ -391,6 +402,33 @@ class _Run:
 
     def _tell_health(self) -> None:
         self.terminal.health(self.step, diagnose({**self.health, **self.losses}))
+        self.since = {name: self.since.get(name, self.step) for name in self.terminal.subjects}
+
+    def _stop_if_collapsed(self) -> None:
+        """Stop, with everything kept, where a warning has stood for too long.
+
+        Raises:
+            MtzooError: Names the warning, on all processes.
+        """
+        patience = self.options.stop_on_collapse
+        if not patience or self.step == self.options.steps:
+            return
+        lasting = [
+            f"since step {since}, {finding}"
+            for since, finding in zip(self.since.values(), self.terminal.unwell, strict=True)
+            if self.step - since >= patience
+        ]
+        if not self.agree(len(lasting)):  # rank 0 alone feels the run's health
+            return
+        self._save(alone=False)
+        if self.first:
+            folder.write_json(self.output / "result.json", self._result())
+        reason = self.fabric.broadcast(" ".join(lasting[:1]))
+        raise MtzooError(
+            f"stopped after step {self.step} of {self.options.steps} because the run has "
+            f"collapsed: {reason}. All is kept; to go on regardless, --resume {self.output} "
+            "--engine.stop_on_collapse 0"
+        )
 
     def _headline(self) -> dict[str, float]:
         """The few figures that fit on a line, the most telling first."""
@@ -421,19 +459,48 @@ class _Run:
             MtzooError: Names the term and the step.
         """
         bad = self.pending.fetch()
-        if bad is None:
-            return
-        name, value, step = bad
+        if bad is not None:
+            self._diverge(f"{bad.name} became {bad.value} in step {bad.step}")
+
+    def _diverge(self, what: str) -> NoReturn:
+        """Keep what came of it apart from the good checkpoints, and stop."""
+        self.diverged = what
         file = f"failed_step_{self.step:08d}.ckpt"
         place = self.output / "checkpoints" / file
         if self.first:
             checkpoint.save(place.parent, file, self._state())
+            folder.write_json(self.output / "result.json", self._result())
         self.fabric.barrier()
         raise MtzooError(
-            f"{name} became {value} in step {step}; the state after step {self.step} is kept in "
+            f"{what}; the state after step {self.step} is kept in "
             f"{place} to look at. Lower the learning rate or set engine.gradient_clip, then go "
             f"on from the last good checkpoint with --resume {self.output}"
         )
+
+    def _check_weights(self) -> None:
+        """Look at the weights before they are kept or judged.
+
+        The last update may have broken what the losses before it did not show.
+
+        Raises:
+            MtzooError: One is not finite, or those of the processes have drifted apart.
+        """
+        self._check_alike()
+        named = [
+            (f"{half}: {name}", value)
+            for half, module in (
+                ("generators", self.model.generators()),
+                ("discriminators", self.model.discriminators()),
+            )
+            for name, value in module.named_parameters()
+        ]
+        sums = torch.stack([value.detach().float().abs().max() for _, value in named])
+        broken = (~sums.isfinite()).nonzero().flatten().tolist()
+        if broken:
+            self._diverge(
+                f"{len(broken)} of {len(named)} weights became {sums[broken[0]].item()} in step "
+                f"{self.step - 1}, the first of them {named[broken[0]][0]}"
+            )
 
     def _check_alike(self) -> None:
         """Compare the weights of all processes.
@@ -494,6 +561,7 @@ class _Run:
             "losses": self.losses,
             "health": self.health,
             "unwell": self.terminal.unwell,
+            "since": self.since,
             "before": self.before,
             "best": self.best,
         }
@@ -506,7 +574,7 @@ class _Run:
         """
         if not alone:
             self._check_finite()
-            self._check_alike()
+            self._check_weights()
         if not self.first:
             return
         checkpoints = self.output / "checkpoints"
@@ -560,6 +628,9 @@ class _Run:
         self.losses, self.health = state["losses"], state["health"]
         self.before, self.best = state["before"], state["best"]
         self.terminal.remember(state["unwell"])
+        self.since = {
+            name: state.get("since", {}).get(name, self.step) for name in self.terminal.subjects
+        }
 
     def _check_recipe(self, text: str, path: Path) -> None:
         """Refuse to go on with another model, data, equations or batch.

@@ -34,6 +34,10 @@ class EngineOptions:
             computed, is loaded by one thread instead, whatever the number above 0.
         log_every: Steps between rows of the log.
         health_every: Steps between health figures; 0 for never.
+        health_start: Step from which health is judged in words, beside the end; a young model has
+            not yet learned what it could lose.
+        stop_on_collapse: Steps after which a run stops, with a whole checkpoint and an error, if
+            one warning of its health has stood for so long; 0 goes on whatever it warns of.
         sample_every: Steps between sample sheets and clips; 0 for only at the end.
         evaluate_every: Steps between evaluations on test pairs; 0 for only at the ends.
         evaluate_pairs: Test pairs an evaluation takes.
@@ -58,6 +62,8 @@ class EngineOptions:
     workers: int = 1
     log_every: int = 10
     health_every: int = 100
+    health_start: int = 1000
+    stop_on_collapse: int = 0
     sample_every: int = 500
     evaluate_every: int = 500
     evaluate_pairs: int = 64
@@ -75,6 +81,8 @@ class EngineOptions:
             "gradient_clip",
             "workers",
             "health_every",
+            "health_start",
+            "stop_on_collapse",
             "sample_every",
             "evaluate_every",
         ):
@@ -85,6 +93,11 @@ class EngineOptions:
             raise MtzooError(f"engine.betas: {self.betas} must lie in [0, 1)")
         if not 0 <= self.ema_decay < 1:
             raise MtzooError(f"engine.ema_decay: {self.ema_decay} must lie in [0, 1)")
+        if self.stop_on_collapse and not self.health_every:
+            raise MtzooError(
+                "engine.stop_on_collapse: nobody looks at the run's health where "
+                "engine.health_every is 0; set it to 100, for example"
+            )
         if self.batch_size % self.devices:
             raise MtzooError(
                 f"engine.batch_size: {self.batch_size} cannot be shared equally by "

@@ -7,6 +7,7 @@ or mean over the code, an option), adversarial terms means over the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -452,10 +453,14 @@ class DualMTGANObjective(Objective):
         ``active_motion_dims`` counts the code dimensions whose posterior mean varies over the
         batch with a variance above 0.01 (active units of Burda et al. 2016). ``motion_spread`` and
         ``motion_sigma`` are the standard deviation of the posterior's means over videos and the
-        posterior's own, averaged over the code. ``content_between`` and ``content_within`` are
+        posterior's own, averaged over the code. ``motion_bits`` is L_KL in bits, an upper bound
+        of what the code says of its video. ``content_between`` and ``content_within`` are
         the standard deviation of content codes between videos and between frames of one video,
-        averaged over the code. ``sample_spread`` is the mean absolute pixel difference of two
-        motions drawn for one picture, in [0, 2].
+        averaged over the code; ``content_size`` is the codes' root mean square. ``sample_spread``
+        is the mean absolute pixel difference of two motions drawn for one picture, in [0, 2].
+        ``frame_change`` is the mean absolute difference of neighbouring frames in transfers, as a
+        share of that in their source videos. Figures between videos are left out for a batch of
+        one.
 
         Returns:
             The figures by name, detached scalars.
@@ -467,17 +472,23 @@ class DualMTGANObjective(Objective):
         codes = codes.unflatten(0, (count, frames))
         drawn = [draws.normal(count, model.motion_dim, s) for s in (_PRIOR, _PRIOR + _OTHER)]
         content = model.content_encoder(batch.target)
-        one, two = (
+        one, two, moved = (
             model.paint(content, model.motion_generator(code, frames), batch.target)
-            for code in drawn
+            for code in (*drawn, posterior.mean)
         )
-        return {
+        across = {
             "active_motion_dims": (means.var(0, unbiased=False) > 0.01).sum().float(),
             "motion_spread": means.std(0, unbiased=False).mean(),
-            "motion_sigma": (0.5 * posterior.log_variance.float()).exp().mean(),
             "content_between": codes.mean(1).std(0, unbiased=False).mean(),
+        }
+        return {
+            **(across if count > 1 else {}),
+            "motion_sigma": (0.5 * posterior.log_variance.float()).exp().mean(),
+            "motion_bits": kl_divergence(posterior) / math.log(2),
             "content_within": codes.std(1, unbiased=False).mean(),
+            "content_size": codes.square().mean().sqrt(),
             "sample_spread": (one - two).abs().float().mean(),
+            "frame_change": _change(moved) / _change(batch.video).clamp(min=1e-6),
         }
 
 
@@ -491,6 +502,12 @@ def _pick(video: Tensor, draws: Draws, stream: int) -> Tensor:
     count, frames = video.shape[:2]
     rows = torch.arange(count, device=video.device)
     return video[rows, draws.integers(count, frames, stream)]
+
+
+def _change(video: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring frames; 0 for one frame."""
+    video = video.float()
+    return (video[:, 1:] - video[:, :-1]).abs().sum() / max(video[:, 1:].numel(), 1)
 
 
 def _belief(logits: Tensor) -> Tensor:
