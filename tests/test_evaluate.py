@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from mtzoo.cli import main
 from mtzoo.data.datasets.shapes import Shapes
+from mtzoo.engine.evaluate import evaluate
 from mtzoo.errors import MtzooError
+from mtzoo.evaluation.frechet import Detector, frechet_distance
 from mtzoo.evaluation.metrics import PROTOCOLS
-from mtzoo.evaluation.scores import Scores, score
+from mtzoo.evaluation.perceptual import Lpips
+from mtzoo.evaluation.scores import Judges, Scores, score
 from mtzoo.interfaces import Model
 from mtzoo.recipe import build_model
 from mtzoo.weights import save_model
@@ -73,9 +76,130 @@ def test_known_answers() -> None:
     copied = scores.method("transfer", "copying the target")
     for metric in ("psnr", "ssim"):
         assert torch.equal(moved.values[metric], copied.values[metric])
-    still = scores.method("reconstruction", "repeating the first frame")
-    assert set(still.values["psnr"][:, 0].tolist()) == {100.0}
-    assert still.values["psnr"][:, 1:].max() < 60
+
+
+def test_a_frame_that_is_given_does_not_count() -> None:
+    scores = scored(Known())
+    for task, name in (
+        ("reconstruction", "repeating the first frame"),
+        ("prediction", "repeating the picture"),
+    ):
+        still = scores.method(task, name)
+        assert set(still.values["psnr"][:, 0].tolist()) == {100.0}
+        later = still.values["psnr"][:, 1:]
+        assert still.figure("psnr").mean == pytest.approx(later.mean().item())
+        told = still.as_json()
+        assert told["first_frame"] == 1
+        assert told["by_video"]["psnr"] == pytest.approx(later.mean(1).tolist())  # type: ignore[index]
+        assert len(told["by_time"]["psnr"]) == FRAMES  # type: ignore[index]
+    fitted = evaluate(Known(), pairs(), 5, batch_size=2, device=torch.device("cpu"))
+    assert still.figure("psnr_video").mean == pytest.approx(fitted["still_psnr"])
+    moved = scores.method("transfer", "model")
+    assert moved.figure("psnr_video").mean == pytest.approx(fitted["transfer_psnr"])
+    assert moved.as_json()["first_frame"] == 0
+
+
+def test_who_loads_the_videos_changes_nothing() -> None:
+    alone, helped = scored(Known(), videos=3), scored(Known(), videos=3, workers=2)
+    assert helped.as_json() == alone.as_json()
+
+
+class Drawing(Known):
+    """Draws noise as some motion generators do, from torch's global generator."""
+
+    def transfer(self, image: Tensor, video: Tensor) -> Tensor:
+        return video + 0.1 * torch.randn(video.shape)
+
+
+def test_noise_in_a_transfer_belongs_to_its_video() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    few, many = scored(Drawing(), videos=1), scored(Drawing(), videos=3, samples=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    one, other = (s.method("transfer", "model").values["psnr"] for s in (few, many))
+    assert torch.equal(one, other[:1])
+
+
+def test_baselines_need_no_model() -> None:
+    alone = score(None, pairs(), protocol=PROTOCOLS["mtzoo"], videos=2, device=torch.device("cpu"))
+    whole = scored(Known(), videos=2)
+    assert [(m.task, m.name) for m in alone.methods] == [
+        ("transfer", "copying the target"),
+        ("transfer", "copying the source"),
+        ("prediction", "repeating the picture"),
+        ("reconstruction", "repeating the first frame"),
+    ]
+    for method in alone.methods:
+        assert method.as_json() == whole.method(method.task, method.name).as_json()
+
+
+class Grey(Lpips):
+    """Stands in for LPIPS: its vectors are mean colours. Counts the pictures it sees."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def embed(self, frames: Tensor) -> Tensor:
+        self.seen += len(frames)
+        return frames.float().mean((1, 2)) / 255
+
+
+def test_lpips_of_every_method_from_one_look_at_each_picture() -> None:
+    grey = Grey()
+    scores = scored(Known(), videos=2, samples=4, judges=Judges(lpips=grey))
+    # V, truth, transfer, reconstruction and four samples; the first picture and the target once.
+    assert grey.seen == 2 * (8 * FRAMES + 2)
+    for video in range(2):
+        item = pairs()[video]
+        mean = {
+            key: value.float().mean((-3, -2)) / 255 for key, value in item.items() if key[-1] != "x"
+        }
+        expected = (mean["video"] - mean["truth"]).double().square().sum(1)
+        copied = scores.method("transfer", "copying the source").values["lpips"][video]
+        assert torch.allclose(copied, expected, atol=1e-6)
+        still = (mean["video"][:1] - mean["video"]).double().square().sum(1)
+        repeated = scores.method("prediction", "repeating the picture").values["lpips"][video]
+        assert torch.allclose(repeated, still, atol=1e-6)
+    best, mean, moment = (
+        scores.method("prediction", name).figure("lpips").mean
+        for name in ("best of 4", "mean of samples", "best of 4 at each frame")
+    )
+    assert moment < best < mean
+    assert scores.diversity_lpips.min() > 0
+    assert scored(Known(noise=0.0), judges=Judges(lpips=grey)).diversity_lpips.max() == 0
+
+
+class Colours(Detector):
+    """Stands in for FVD's detector: the mean colour of a video."""
+
+    sha256 = "0"
+
+    def __init__(self) -> None:
+        pass
+
+    def features(self, videos: Tensor) -> Tensor:
+        return videos.double().mean((1, 2, 3))
+
+
+def test_fvd_is_that_of_one_made_video_for_each_real_one() -> None:
+    judges = Judges(detector=Colours())
+    scores = scored(Known(), videos=4, judges=judges)
+    found = {(m.task, m.name): m.fvd for m in scores.methods}
+    assert found["reconstruction", "model"] == pytest.approx(0, abs=1e-6)
+    assert found["prediction", "best of 4"] is None
+    assert found["transfer", "copying the source"] is None
+    real = torch.stack([pairs()[i]["video"].double().mean((0, 1, 2)) for i in range(4)])
+    copied = torch.stack(
+        [
+            item["target_video"][item["target_index"]].double().mean((0, 1))
+            for item in map(pairs().__getitem__, range(4))
+        ]
+    )
+    assert found["transfer", "copying the target"] == pytest.approx(frechet_distance(real, copied))
+    assert found["prediction", "mean of samples"] > 0
+    assert "means little" in judges.notes(4)[0]
+    assert judges.notes(2048) == []
+    assert judges.as_json(4)["fvd"] == {"detector_sha256": "0", "videos": 4, "enough": False}
 
 
 def test_more_samples_are_no_worse_and_each_frame_may_take_its_own() -> None:
@@ -171,10 +295,25 @@ def test_the_verb(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert told["data"] == {"name": "shapes", "resolution": 32, "frames": 8}
     assert len(told["weights_sha256"]) == 64
     assert told["versions"]["torch"] == torch.__version__
+    assert "lpips" not in told["not_measured"] or "alexnet" in out
     assert (output / "sheet.png").stat().st_size > 1000
     assert main(["evaluate", *map(str, words), "--output", str(tmp_path / "again")]) == 0
     again = json.loads((tmp_path / "again" / "results.json").read_text())
     assert again["methods"] == told["methods"]
+
+
+def test_the_verb_scores_baselines_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "--baselines", "--data", "shapes", "--videos", "2", "--frames", "4"]
+    assert main([*words, "--output", str(tmp_path / "results")]) == 0
+    assert "2 videos of 4 frames" in capsys.readouterr().out
+    told = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert told["model"] is None
+    assert told["data"]["resolution"] == 64
+    assert {method["method"] for method in told["methods"]}.isdisjoint({"model"})
+    assert main(["evaluate", "--data", "shapes", "--output", str(tmp_path / "none")]) == 2
+    assert "--baselines" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -182,6 +321,11 @@ def test_the_verb(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["--data", "shaps"], "no such folder, nor a synthetic world"),
         ([], "name the data with --data"),
+        (["--data", "shapes", "--lpips", "vgg"], "vgg16-397923af.pth and put it there"),
+        (["--data", "shapes", "--lpips", "vgh"], "Did you mean"),
+        (["--data", "shapes", "--fvd", "i3d.pt"], "there is no file i3d.pt"),
+        (["--data", "shapes", "--workers", "-1"], "--workers"),
+        (["--data", "shapes", "--frames", "0"], "--frames"),
         (["--data", "shapes", "--protocol", "svg"], "svg2018"),
         (["--data", "shapes", "--samples", "-1"], "--samples"),
         (["--data", "shapes", "--videos", "0"], "--videos"),
@@ -198,6 +342,7 @@ def test_bad_input_is_one_line(
     part: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "precious").write_text("mine")
     given = ["evaluate", "--model", str(model), *words]

@@ -12,8 +12,7 @@ from mtzoo.errors import MtzooError
 from mtzoo.evaluation.metrics import (
     PROTOCOLS,
     SsimSettings,
-    best_of,
-    best_over_time,
+    best_sample,
     figure,
     protocol,
     psnr,
@@ -100,6 +99,15 @@ def test_psnr_is_scikit_images_and_caps_at_equality() -> None:
     assert torch.equal(one, video_psnr(made[:, :1], truth[:, :1]))
 
 
+def test_one_truth_serves_all_samples() -> None:
+    made, truth = videos(4)
+    for settings in {p.ssim for p in PROTOCOLS.values()}:
+        shared = ssim(made, truth[:1], settings)
+        assert torch.allclose(shared, ssim(made, truth[:1].expand_as(made), settings), atol=1e-6)
+        assert not torch.allclose(shared[1], ssim(made, truth, settings)[1], atol=1e-3)
+    assert torch.equal(psnr(made, truth[:1]), psnr(made, truth[:1].expand_as(made)))
+
+
 @given(st.integers(1, 6), st.integers(0, 9))
 def test_batches_change_nothing(size: int, seed: int) -> None:
     made, truth = videos(seed, side=16)
@@ -138,11 +146,13 @@ def test_what_cannot_be_scored() -> None:
 
 
 def test_best_samples() -> None:
-    scores = torch.tensor([[[1.0, 5.0], [4.0, 3.0]], [[0.0, 0.0], [9.0, 1.0]]])
-    assert best_of(scores).tolist() == [[4.0, 3.0], [9.0, 1.0]]
-    assert best_over_time(scores).tolist() == [[4.0, 5.0], [9.0, 1.0]]
-    other = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]])
-    assert best_of(scores, by=other).tolist() == [[1.0, 5.0], [0.0, 0.0]]
+    scores = torch.tensor([[1.0, 5.0, 1.0], [4.0, 1.0, 3.0], [9.0, 0.0, 0.0]])
+    assert best_sample(scores) == 2
+    assert best_sample(scores, first=1) == 0
+    assert best_sample(scores, first=2) == 1
+    assert best_sample(scores, first=1, lower=True) == 2
+    assert best_sample(scores[:, 0]) == 2
+    assert best_sample(scores[:, 0], lower=True) == 0
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtzoo.evaluation.scores import Scores
+    import torch
+
+    from mtzoo.evaluation.scores import Judges, Method, Scores
     from mtzoo.interfaces import PairDataset
 
 
@@ -18,8 +20,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "it, the best of sampled motions, reconstruction; each beside copying."
     )
     parser = subparsers.add_parser("evaluate", help=about, description=about)
+    parser.add_argument("--model", metavar="DIR", help="run folder of fit, or weights folder")
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="run folder of fit, or weights folder"
+        "--baselines",
+        action="store_true",
+        help="score the baselines alone where no --model is given (beside a model they always are)",
     )
     parser.add_argument(
         "--data",
@@ -44,10 +49,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--videos", type=int, default=256, metavar="N", help="test videos at most (256)"
     )
     parser.add_argument(
+        "--frames", type=int, metavar="N", help="frames a video (the model's; 16 without one)"
+    )
+    parser.add_argument(
+        "--lpips",
+        choices=("alex", "vgg", "squeeze", "none"),
+        help="backbone of LPIPS and of diversity (alex where its weights are there)",
+    )
+    parser.add_argument(
+        "--fvd", metavar="FILE", help="detector of FVD, i3d_torchscript.pt (no FVD without it)"
+    )
+    parser.add_argument(
         "--split-by", default="", metavar="WAY", help="a store's way to split (its first)"
     )
     parser.add_argument(
         "--stride", type=int, default=1, metavar="N", help="frames of a store's video a step (1)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that load the videos (0)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="SEED", help="of the samples (0)")
     parser.add_argument(
@@ -63,6 +82,11 @@ def run(args: argparse.Namespace) -> int:
     from mtzoo.evaluation.metrics import protocol
 
     asked = protocol(args.protocol)
+    if args.model is None and not args.baselines:
+        raise MtzooError("name a model with --model, or ask for --baselines alone")
+    if not 0 <= args.workers <= 64:
+        raise MtzooError(f"--workers must lie between 0 and 64, not {args.workers}")
+    _use.check_count("--frames", args.frames)
     _use.check_count("--videos", args.videos, most=1_000_000)
     if args.samples:
         _use.check_count("--samples", args.samples, most=1000)
@@ -84,7 +108,12 @@ def run(args: argparse.Namespace) -> int:
     from mtzoo.weights import WEIGHTS, weights_folder
 
     device = _use.pick_device(args.device)
-    model, config = _use.load(args.model, device)
+    judges, missing = _judges(args, device)
+    model, config = None, {"resolution": 64, "frames": 16}
+    if args.model is not None:
+        model, config = _use.load(args.model, device)
+    if args.frames is not None:
+        config["frames"] = args.frames
     pairs, data = _pairs(args, config)
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -101,13 +130,17 @@ def run(args: argparse.Namespace) -> int:
             samples=args.samples,
             device=device,
             seed=args.seed,
+            judges=judges,
+            workers=args.workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        names, clips = paint(model, pairs, 4, device=device, seed=args.seed)
+        painted = paint(model, pairs, 4, device=device, seed=args.seed) if model else None
     results = {
         **scores.as_json(),
-        "model": str(Path(args.model)),
-        "weights_sha256": _sha256(weights_folder(args.model) / WEIGHTS),
+        **judges.as_json(scores.videos),
+        "not_measured": missing,
+        "model": args.model and str(Path(args.model)),
+        "weights_sha256": args.model and _sha256(weights_folder(args.model) / WEIGHTS),
         "data": data,
         "seed": args.seed,
         "versions": versions(torch.device(device)),
@@ -116,10 +149,14 @@ def run(args: argparse.Namespace) -> int:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MtzooError(f"cannot make {output}: {error.strerror or error}") from error
-    rows = [row for clip in clips for row in clip]
-    write_image(output / "sheet.png", sheet(rows, labels=names * len(clips)))
+    if painted is not None:
+        names, clips = painted
+        rows = [row for clip in clips for row in clip]
+        write_image(output / "sheet.png", sheet(rows, labels=names * len(clips)))
     write_json(output / "results.json", results)
     _print(scores)
+    for note in [*missing.values(), *judges.notes(scores.videos)]:
+        print(f"note: {note}")
     print(f"results: {output}")
     return 0
 
@@ -133,14 +170,15 @@ def _pairs(args: argparse.Namespace, config: dict[str, Any]) -> tuple[PairDatase
 
     sizes = {"resolution": config["resolution"], "frames": config["frames"]}
     if args.data is None:
-        recipe = Path(args.model) / "recipe.yaml"
-        if not recipe.is_file():
+        recipe = Path(args.model or "") / "recipe.yaml"
+        if args.model is None or not recipe.is_file():
             raise MtzooError(
-                f"{args.model} is no run folder with a recipe, so name the data with --data: a "
-                "clip store or a synthetic world (shapes, faces)"
+                "there is no run folder with a recipe, so name the data with --data: a clip "
+                "store or a synthetic world (shapes, faces)"
             )
         found = load_recipe(recipe)
-        return build_dataset(found.data, split="test", seed=found.seed), dict(found.data)
+        section = {**found.data, "frames": config["frames"]}
+        return build_dataset(section, split="test", seed=found.seed), section
     if args.data in datasets.names() and args.data != "clips":
         section = {"name": args.data, **sizes}
     elif is_remote(args.data) or Path(args.data).exists():
@@ -166,28 +204,81 @@ def _sha256(path: Path) -> str:
     return sha256(path)
 
 
+def _judges(args: argparse.Namespace, device: torch.device) -> tuple[Judges, dict[str, str]]:
+    """The networks that score, and what there are no weights for."""
+    from mtzoo.errors import MtzooError
+    from mtzoo.evaluation.frechet import Detector
+    from mtzoo.evaluation.perceptual import Lpips
+    from mtzoo.evaluation.scores import Judges
+
+    missing = {}
+    lpips = None
+    if args.lpips != "none":
+        try:
+            lpips = Lpips(args.lpips or "alex", device=device)
+        except MtzooError as error:
+            if args.lpips is not None:
+                raise
+            missing["lpips"] = str(error)
+    detector = None if args.fvd is None else Detector(args.fvd, device)
+    return Judges(lpips=lpips, detector=detector), missing
+
+
+# What a table shows of a metric: heading and digits.
+_SHOWN = {
+    "psnr": ("PSNR in dB", 2),
+    "psnr_video": ("PSNR of videos", 2),
+    "ssim": ("SSIM", 3),
+    "lpips": ("LPIPS", 3),
+}
+
+
 def _print(scores: Scores) -> None:
-    """The table: a row a method, mean and 95 % interval over videos."""
+    """A table a task: a row a method, mean and 95 % interval over videos."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=f"{scores.videos} videos of {scores.frames} frames, protocol "
-        f"{scores.protocol.name}; mean and 95 % interval"
-    )
-    for column in ("task", "method", "PSNR in dB", "SSIM"):
-        table.add_column(column)
-    for method in scores.methods:
-        cells = [method.task, method.name]
-        for metric, digits in (("psnr", 2), ("ssim", 3)):
-            figure = method.figure(metric)
-            mean, low, high = (f"{v:.{digits}f}" for v in (figure.mean, figure.low, figure.high))
-            cells.append(f"{mean} [{low}, {high}]")
-        table.add_row(*(Text(cell) for cell in cells))
     out = Console()
-    out.print(table)
+    if not out.is_terminal:
+        out.width = 200  # a file has room for rows in one piece
+    out.print(
+        Text(
+            f"{scores.videos} videos of {scores.frames} frames, protocol {scores.protocol.name}; "
+            "mean and 95 % interval over videos"
+        )
+    )
+    for task in dict.fromkeys(method.task for method in scores.methods):
+        methods = [method for method in scores.methods if method.task == task]
+        metrics = [m for m in _SHOWN if any(m in method.values for method in methods)]
+        fvd = any(method.fvd is not None for method in methods)
+        table = Table(box=box.SIMPLE)
+        table.add_column(task, no_wrap=True)
+        for metric in metrics:
+            table.add_column(_SHOWN[metric][0])
+        if fvd:
+            table.add_column("FVD")
+        for method in methods:
+            cells = [_cell(method, metric) for metric in metrics]
+            if fvd:
+                cells.append("" if method.fvd is None else f"{method.fvd:.1f}")
+            table.add_row(method.name, *(Text(cell) for cell in cells))
+        out.print(table)
     if len(scores.diversity):
         out.print(
             Text(f"samples of one picture differ by {scores.diversity.mean():.2f} of 255 a pixel")
         )
+    if len(scores.diversity_lpips):
+        from mtzoo.evaluation.metrics import figure
+
+        out.print(Text(f"diversity (LPIPS between samples): {figure(scores.diversity_lpips)}"))
+
+
+def _cell(method: Method, metric: str) -> str:
+    if metric not in method.values:
+        return ""
+    digits = _SHOWN[metric][1]
+    figure = method.figure(metric)
+    mean, low, high = (f"{v:.{digits}f}" for v in (figure.mean, figure.low, figure.high))
+    return f"{mean} [{low},\N{NO-BREAK SPACE}{high}]"

@@ -28,7 +28,7 @@ def psnr(made: Tensor, truth: Tensor) -> Tensor:
     Returns:
         float64 ``(B,)``.
     """
-    error = (made.to(torch.float64) - truth.to(torch.float64)).square().flatten(1).mean(1)
+    error = (made.float() - truth.float()).square().flatten(1).mean(1, dtype=torch.float64)
     return (10.0 * torch.log10(255.0**2 / error)).clamp(max=PSNR_CAP)
 
 
@@ -56,9 +56,11 @@ def evaluate(
         autocast: Context the networks run in; re-entered for each batch.
 
     Returns:
-        - ``reconstruction_psnr``, dB: V taken apart and put together, against V;
+        - ``reconstruction_psnr``, dB: V taken apart and put together, against V, the frames after
+          the first, which repeating the first frame would have for nothing;
         - ``reconstruction_l1``: the same as mean absolute error in [0, 1];
-        - ``still_psnr``, dB: the first frame of V repeated, against V; what no motion scores;
+        - ``still_psnr``, dB: the first frame of V repeated, against the same frames; what no
+          motion scores;
         - with a truth, in dB against it: ``transfer_psnr``, the model's transfer; ``copy_psnr``,
           the target image repeated; ``source_psnr``, the source video as it is.
     """
@@ -75,11 +77,12 @@ def evaluate(
             with autocast or nullcontext():
                 again = as_frames(model.reconstruct(batch.video))
                 moved = as_frames(model.transfer(batch.target, batch.video))
+            first, later, again = source[:, :1], source[:, 1:], again[:, 1:]
             scores = {
-                "reconstruction_psnr": psnr(again, source),
-                "reconstruction_l1": (again.double() - source.double()).abs().flatten(1).mean(1)
+                "reconstruction_psnr": psnr(again, later),
+                "reconstruction_l1": (again.double() - later.double()).abs().flatten(1).mean(1)
                 / 255,
-                "still_psnr": psnr(source[:, :1].expand_as(source), source),
+                "still_psnr": psnr(first.expand_as(later), later),
             }
             if pairs.has_truth:
                 truth = items["truth"].to(device)

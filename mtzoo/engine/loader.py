@@ -24,10 +24,10 @@ KEYS = ("video", "target_video", "target_index")
 
 
 class Steps(Dataset[Any]):
-    """The training pairs of a dataset, one item a step.
+    """The pairs of a dataset, one item a step.
 
     Args:
-        pairs: The training split.
+        pairs: The training split, or the test split in evaluation.
         total: Size of the global batch.
         offset: Index of this rank's first pair in the global batch.
         count: Pairs that this rank takes.
@@ -40,7 +40,10 @@ class Steps(Dataset[Any]):
         self.count = count or total
 
     def __getitem__(self, step: int) -> dict[str, Tensor] | MtzooError:
-        """Positions ``step * total + offset + i``, stacked: uint8 ``(count, T, H, W, C)`` each."""
+        """Positions ``step * total + offset + i``, stacked: uint8 ``(count, T, H, W, C)`` each.
+
+        A test split's ``truth`` comes along.
+        """
         first = step * self.total + self.offset
         positions = range(first, first + self.count)
         try:
@@ -50,7 +53,8 @@ class Steps(Dataset[Any]):
         except MtzooError as error:
             # Raised by whoever takes it: a loader process would wrap it into its traceback.
             return error
-        return default_collate([{key: item[key] for key in KEYS} for item in items])
+        wanted = [key for key in (*KEYS, "truth") if key in items[0]]
+        return default_collate([{key: item[key] for key in wanted} for item in items])
 
 
 def load(pairs: PairDataset, positions: Sequence[int]) -> list[dict[str, Tensor]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mtzoo.data.store import sha256
 from mtzoo.errors import MtzooError
 
 ENOUGH = 2048
@@ -52,6 +53,7 @@ class Detector:
                 "i3d_torchscript.pt, published beside StyleGAN-V"
             ) from error
         self.path = path
+        self.sha256 = sha256(path)
         self.device = torch.device(device)
 
     @torch.inference_mode()

@@ -6,25 +6,26 @@ SRVP take a Gaussian window over the valid area and the true range. So the setti
 their own (`SsimSettings`), and `PROTOCOLS` names those of published work.
 
 All metrics here take uint8 videos ``(B, T, H, W, C)`` and give one figure a frame, float64
-``(B, T)``; means over frames, videos and samples are taken of those.
+``(B, T)``; means over frames, videos and samples are taken of those. The truth may be one video
+that all are scored against, ``(1, T, H, W, C)``: its means and variances are then computed once.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
+from mtzoo.engine.evaluate import psnr as psnr_of_videos
 from mtzoo.errors import MtzooError, did_you_mean
 
-PSNR_CAP = 100.0
-"""PSNR of equal pictures in dB, so that means stay finite."""
-
-_FRAMES_AT_ONCE = 512
+# Bounds the memory that SSIM's maps take.
+_VALUES_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,13 @@ def psnr(made: Tensor, truth: Tensor) -> Tensor:
 
     Args:
         made: uint8 ``(B, T, H, W, C)``.
-        truth: uint8 of the same shape.
+        truth: uint8 of the same shape, or ``(1, T, H, W, C)``.
 
     Returns:
         float64 ``(B, T)``; equal frames score 100.
     """
-    _check(made, truth)
-    error = (made.to(torch.float64) - truth.to(torch.float64)).square().mean((2, 3, 4))
-    return (10.0 * torch.log10(255.0**2 / error)).clamp(max=PSNR_CAP)
+    truth = _check(made, truth)
+    return psnr_of_videos(made.flatten(0, 1), truth.flatten(0, 1)).view(made.shape[:2])
 
 
 def ssim(made: Tensor, truth: Tensor, settings: SsimSettings | None = None) -> Tensor:
@@ -159,7 +159,7 @@ def ssim(made: Tensor, truth: Tensor, settings: SsimSettings | None = None) -> T
 
     Args:
         made: uint8 ``(B, T, H, W, C)``.
-        truth: uint8 of the same shape.
+        truth: uint8 of the same shape, or ``(1, T, H, W, C)``.
         settings: How; ``None`` is the Gaussian window of 11x11 and the true range.
 
     Returns:
@@ -175,37 +175,63 @@ def ssim(made: Tensor, truth: Tensor, settings: SsimSettings | None = None) -> T
             f"frames of {made.shape[3]}x{made.shape[2]} are smaller than SSIM's window of "
             f"{settings.size}x{settings.size}"
         )
-    window = _window(settings).to(made.device)
-    x, y = made.flatten(0, 1), truth.flatten(0, 1)
-    values = [
-        _ssim(_planes(a), _planes(b), window, settings)
-        for a, b in zip(x.split(_FRAMES_AT_ONCE), y.split(_FRAMES_AT_ONCE), strict=True)
-    ]
-    return torch.cat(values).view(made.shape[:2])
+    blur = _Blur(settings, made.shape[2:4], made.device)
+    at_once = max(1, _VALUES_AT_ONCE // math.prod(made.shape[2:]))
+    columns = []
+    for t in range(made.shape[1]):
+        y = _planes(truth[:, t])
+        known = (v.expand(len(made), -1, -1, -1) for v in (y, blur(y), blur(y * y)))
+        parts = zip(*(v.split(at_once) for v in (made[:, t], *known)), strict=True)
+        values = [
+            _ssim(_planes(x), y, mean, square, blur, settings) for x, y, mean, square in parts
+        ]
+        columns.append(torch.cat(values))
+    return torch.stack(columns, 1)
 
 
-def _ssim(x: Tensor, y: Tensor, window: Tensor, settings: SsimSettings) -> Tensor:
-    """SSIM of planes ``(N, C, H, W)`` in [0, 1]; float64 ``(N,)``."""
+class _Blur:
+    """Means under SSIM's window, where it lies wholly inside, as two products with a band matrix.
 
-    def blur(planes: Tensor) -> Tensor:
-        flat = planes.flatten(0, 1).unsqueeze(1)
-        flat = functional.conv2d(flat, window.view(1, 1, 1, -1))
-        flat = functional.conv2d(flat, window.view(1, 1, -1, 1))
-        return flat.view(*planes.shape[:2], *flat.shape[2:])
+    On a CPU that takes a sixteenth of the time of convolutions with one channel
+    (`benchmarks/metrics.py`).
+    """
 
+    def __init__(self, settings: SsimSettings, size: Sequence[int], device: torch.device) -> None:
+        window = _window(settings)
+        self._down, self._across = (
+            torch.stack(
+                [F.pad(window, (i, side - i - len(window))) for i in range(side - len(window) + 1)]
+            ).to(device)
+            for side in size
+        )
+
+    def __call__(self, planes: Tensor) -> Tensor:
+        return self._down @ (planes @ self._across.T)
+
+
+def _ssim(
+    x: Tensor,
+    y: Tensor,
+    mean_y: Tensor,
+    square_y: Tensor,
+    blur: _Blur,
+    settings: SsimSettings,
+) -> Tensor:
+    """SSIM of planes ``(N, C, H, W)`` less 1/2, in [-1/2, 1/2]; float64 ``(N,)``.
+
+    About 1/2, because float32 would lose small variances beside large squares.
+    """
     scale = 1.0
     if settings.sample_covariance:
         count = settings.size**2
         scale = count / (count - 1)
-    mean_x, mean_y = blur(x), blur(y)
-    # About the pictures' own means: float32 would lose small variances beside large squares.
-    at = 0.5
-    u, v = x - at, y - at
-    var_x = scale * (blur(u * u) - (mean_x - at).square())
-    var_y = scale * (blur(v * v) - (mean_y - at).square())
-    both = scale * (blur(u * v) - (mean_x - at) * (mean_y - at))
+    mean_x = blur(x)
+    var_x = scale * (blur(x * x) - mean_x.square())
+    var_y = scale * (square_y - mean_y.square())
+    both = scale * (blur(x * y) - mean_x * mean_y)
     c1 = (settings.k1 * settings.data_range) ** 2
     c2 = (settings.k2 * settings.data_range) ** 2
+    mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
     above = (2 * mean_x * mean_y + c1) * (2 * both + c2)
     below = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)
     return (above / below).double().mean((1, 2, 3))
@@ -221,17 +247,18 @@ def _window(settings: SsimSettings) -> Tensor:
 
 
 def _planes(frames: Tensor) -> Tensor:
-    return frames.permute(0, 3, 1, 2).float() / 255
+    return frames.permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5
 
 
-def _check(made: Tensor, truth: Tensor) -> None:
+def _check(made: Tensor, truth: Tensor) -> Tensor:
     if made.dtype != torch.uint8 or truth.dtype != torch.uint8 or made.ndim != 5:
         raise ValueError(
             f"videos are uint8 (B, T, H, W, C), not {made.dtype} {tuple(made.shape)} and "
             f"{truth.dtype} {tuple(truth.shape)}"
         )
-    if made.shape != truth.shape:
+    if made.shape[1:] != truth.shape[1:] or len(truth) not in (1, len(made)):
         raise ValueError(f"{tuple(made.shape)} cannot be scored against {tuple(truth.shape)}")
+    return truth.expand_as(made)
 
 
 @dataclass(frozen=True)
@@ -277,27 +304,13 @@ def figure(values: Tensor, *, draws: int = 2000, seed: int = 0, level: float = 0
     return Figure(float(values.mean()), low, high, len(values))
 
 
-def best_of(scores: Tensor, by: Tensor | None = None) -> Tensor:
-    """The score of the best sample of each video: best by its mean over frames.
+def best_sample(scores: Tensor, *, first: int = 0, lower: bool = False) -> int:
+    """Which sample of a video is best, by its mean over the frames that count.
 
     Args:
-        scores: ``(videos, samples, T)``, larger is better.
-        by: Another metric of the same shape that chooses the sample; ``None`` takes ``scores``.
-
-    Returns:
-        ``(videos, T)``.
+        scores: ``(samples, T)``, or ``(samples,)`` for metrics of whole videos.
+        first: The first frame that counts.
+        lower: Whether lower is better.
     """
-    chosen = (scores if by is None else by).mean(2).argmax(1)
-    return scores[torch.arange(len(scores)), chosen]
-
-
-def best_over_time(scores: Tensor) -> Tensor:
-    """The best score at each time step, whichever sample has it, as in the paper's Fig. 6.
-
-    Args:
-        scores: ``(videos, samples, T)``, larger is better.
-
-    Returns:
-        ``(videos, T)``.
-    """
-    return scores.amax(1)
+    means = scores[:, first:].mean(1) if scores.ndim == 2 else scores
+    return int(means.argmin() if lower else means.argmax())

@@ -12,16 +12,21 @@ Networks and calibrated weights are those of the package ``lpips``. The backbone
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from mtzoo.data.store import sha256
 from mtzoo.errors import MtzooError, did_you_mean
+
+# Bounds the memory that the network's maps take.
+_PICTURES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Lpips:
         _load(network, path, backbone)
         self.backbone = backbone
         self.device = torch.device(device)
-        self.weights_sha256 = _sha256(path)
+        self.weights_sha256 = sha256(path)
         self._network = network.to(self.device).eval().requires_grad_(False)
         self._scales = [
             layer.model[-1].weight.detach().clamp(min=0).sqrt().view(1, -1, 1, 1)
@@ -116,6 +121,9 @@ class Lpips:
             raise ValueError(
                 f"frames are uint8 (N, H, W, 3), not {frames.dtype} {tuple(frames.shape)}"
             )
+        return torch.cat([self._embed(some) for some in frames.split(_PICTURES_AT_ONCE)])
+
+    def _embed(self, frames: Tensor) -> Tensor:
         pictures = frames.to(self.device).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
         pictures = pictures.float() / 127.5 - 1
         network = self._network
@@ -128,6 +136,46 @@ class Lpips:
             vectors.append(unit.flatten(1) / (maps.shape[2] * maps.shape[3]) ** 0.5)
         return torch.cat(vectors, 1)
 
+    def compare(
+        self,
+        clips: Mapping[str, Tensor],
+        pairs: Sequence[tuple[str, str]],
+        spread: Sequence[str] = (),
+    ) -> tuple[dict[tuple[str, str], Tensor], dict[str, Tensor]]:
+        """Distances within a family of clips; every picture goes through the network once.
+
+        Args:
+            clips: By name, uint8 ``(N, T, H, W, C)``, each N of its own; T of 1 is a picture that
+                stands still for all time.
+            pairs: Names of two clips whose frames are compared, one N of which is 1 or equal to
+                the other.
+            spread: Names of clips whose N videos are compared with each other.
+
+        Returns:
+            For each pair its distances frame by frame, float64 ``(N, T)``, and for each name in
+            ``spread`` the mean over all pairs of its videos and over frames of one time,
+            float64 scalar; 0 for fewer than two videos.
+        """
+        still = {name: self.embed(clip[:, 0]) for name, clip in clips.items() if clip.shape[1] == 1}
+        moving = {name: clip for name, clip in clips.items() if name not in still}
+        apart: dict[tuple[str, str], list[Tensor]] = {pair: [] for pair in pairs}
+        within: dict[str, list[Tensor]] = {name: [] for name in spread}
+        for t in range(max(clip.shape[1] for clip in clips.values())):
+            seen = dict(still)
+            if moving:
+                now = self.embed(torch.cat([clip[:, t] for clip in moving.values()]))
+                parts = now.split([len(clip) for clip in moving.values()])
+                seen |= dict(zip(moving, parts, strict=True))
+            for (one, two), found in apart.items():
+                found.append((seen[one] - seen[two]).double().square().sum(1))
+            for name, found in within.items():
+                squares = F.pdist(seen[name]).double().square()
+                found.append(squares.sum() / max(1, len(squares)))
+        return (
+            {pair: torch.stack(found, 1).cpu() for pair, found in apart.items()},
+            {name: torch.stack(found).mean().cpu() for name, found in within.items()},
+        )
+
     def distance(self, made: Tensor, truth: Tensor) -> Tensor:
         """LPIPS of each frame of each video.
 
@@ -138,11 +186,8 @@ class Lpips:
         Returns:
             float64 ``(N, T)``, 0 for equal frames, larger is worse.
         """
-        columns = []
-        for t in range(made.shape[1]):
-            one, two = self.embed(made[:, t]), self.embed(truth[:, t])
-            columns.append((one - two).double().square().sum(1))
-        return torch.stack(columns, 1).cpu()
+        pair = ("made", "truth")
+        return self.compare({"made": made, "truth": truth}, [pair])[0][pair]
 
     def diversity(self, samples: Tensor) -> Tensor:
         """Mean LPIPS over all pairs of samples, frames of one time with each other (Table II).
@@ -153,13 +198,7 @@ class Lpips:
         Returns:
             float64 scalar; 0 for fewer than two samples.
         """
-        if len(samples) < 2:
-            return torch.zeros((), dtype=torch.float64)
-        each = [
-            torch.nn.functional.pdist(self.embed(samples[:, t])).double().square().mean()
-            for t in range(samples.shape[1])
-        ]
-        return torch.stack(each).mean().cpu()
+        return self.compare({"samples": samples}, [], ["samples"])[1]["samples"]
 
 
 def _network(backbone: str) -> Any:
@@ -199,14 +238,9 @@ def _load(network: Any, path: Path, backbone: str) -> None:
 
 def _check_hash(path: Path) -> None:
     wanted = path.stem.rpartition("-")[2]
-    found = _sha256(path)
+    found = sha256(path)
     if not found.startswith(wanted):
         raise MtzooError(
             f"{path} is damaged: its SHA-256 begins with {found[:8]} where its name says {wanted}; "
             "copy or download it again"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,32 +6,85 @@ Three questions, each with what needs no model beside it:
   render; beside copying y and copying V;
 - **prediction**: motions drawn for the first picture of V, the best of them against V; beside
   repeating that picture;
-- **reconstruction**: V taken apart and put together again, against V: an upper mark for transfer.
+- **reconstruction**: V taken apart and put together again, against V: an upper mark for transfer;
+  beside repeating V's first frame.
+
+In the last two the first frame is given, so it does not count. What has no truth is judged by
+networks (`Judges`): whether classifiers see the target's content and the source's motion, and how
+far the features of made videos lie from those of real ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mtzoo.engine.loader import load, to_batch
+from mtzoo.engine.evaluate import psnr as psnr_of_videos
+from mtzoo.engine.loader import Steps, batches, to_batch
 from mtzoo.errors import MtzooError
-from mtzoo.evaluation import metrics
-from mtzoo.interfaces import Model, PairDataset, as_frames
+from mtzoo.evaluation import frechet, metrics
+from mtzoo.evaluation.perceptual import Lpips
+from mtzoo.interfaces import Batch, Model, PairDataset, as_frames
 
 METRICS = ("psnr", "ssim")
+"""What is measured of every frame that has a truth, whatever else is."""
+
+LOWER = ("lpips",)
+"""Metrics of frames that are the better the lower."""
+
+MEAN = "mean of samples"
 
 Progress = Callable[[int, int], None]
 """Called with how many videos are done, and how many there are."""
 
 
-def _silent(done: int, total: int) -> None:
+def silent(done: int, total: int) -> None:
     """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Networks that score beside PSNR and SSIM, where there are any.
+
+    Attributes:
+        lpips: For distances to the truth and between samples.
+        detector: For FVD.
+    """
+
+    lpips: Lpips | None = None
+    detector: frechet.Detector | None = None
+
+    def as_json(self, videos: int) -> dict[str, object]:
+        """Which networks they are, as JSON values."""
+        told: dict[str, object] = {"lpips": None, "fvd": None}
+        if self.lpips is not None:
+            told["lpips"] = {
+                "backbone": self.lpips.backbone,
+                "weights_sha256": self.lpips.weights_sha256,
+            }
+        if self.detector is not None:
+            told["fvd"] = {
+                "detector_sha256": self.detector.sha256,
+                "videos": videos,
+                "enough": videos >= frechet.ENOUGH,
+            }
+        return told
+
+    def notes(self, videos: int) -> list[str]:
+        """What readers of the figures have to know."""
+        if self.detector is None or videos >= frechet.ENOUGH:
+            return []
+        return [
+            f"FVD of {videos} videos means little: it grows as videos get fewer, and published "
+            f"values stand on {frechet.ENOUGH} or more; compare equal counts only"
+        ]
 
 
 @dataclass(frozen=True)
@@ -41,16 +94,49 @@ class Method:
     Attributes:
         task: ``transfer``, ``prediction`` or ``reconstruction``.
         name: For people.
-        values: By metric, float64 ``(videos, T)``.
+        values: By metric, float64: ``(videos, T)`` for metrics of frames (``psnr``, ``ssim``,
+            ``lpips``), ``(videos,)`` for metrics of videos (``psnr_video``: PSNR of the mean
+            squared error over all frames that count).
+        first: The first frame that counts; those before it were given.
+        fvd: Fréchet Video Distance to the real videos, where it was measured.
     """
 
     task: str
     name: str
     values: Mapping[str, Tensor]
+    first: int = 0
+    fvd: float | None = None
 
-    def figure(self, metric: str, *, first: int = 0) -> metrics.Figure:
-        """Mean over frames from ``first`` on and over videos, with its interval over videos."""
-        return metrics.figure(self.values[metric][:, first:].mean(1))
+    def figure(self, metric: str, *, first: int | None = None) -> metrics.Figure:
+        """Mean over frames that count and over videos, with its interval over videos.
+
+        Args:
+            metric: One of ``values``.
+            first: Another first frame.
+        """
+        values = self.values[metric]
+        if values.ndim == 2:
+            values = values[:, self.first if first is None else first :].mean(1)
+        return metrics.figure(values)
+
+    def as_json(self) -> dict[str, object]:
+        """Figures with intervals, means by time and each video's values, as JSON values."""
+        counted = {
+            metric: values[:, self.first :].mean(1) if values.ndim == 2 else values
+            for metric, values in self.values.items()
+        }
+        told: dict[str, object] = {"task": self.task, "method": self.name}
+        told["first_frame"] = self.first
+        told |= {metric: dataclasses.asdict(self.figure(metric)) for metric in self.values}
+        if self.fvd is not None:
+            told["fvd"] = self.fvd
+        told["by_time"] = {
+            metric: values.mean(0).tolist()
+            for metric, values in self.values.items()
+            if values.ndim == 2
+        }
+        told["by_video"] = {metric: values.tolist() for metric, values in counted.items()}
+        return told
 
 
 @dataclass
@@ -65,6 +151,8 @@ class Scores:
         methods: The model and the baselines, task by task.
         diversity: Mean absolute difference of a pixel between two samples of one picture, in
             [0, 255], a video; ``(videos,)``. 0 where all samples are alike.
+        diversity_lpips: The same as LPIPS, which is the diversity of the paper's Table II;
+            ``(videos,)``, empty where it was not measured.
     """
 
     protocol: metrics.Protocol
@@ -73,6 +161,7 @@ class Scores:
     frames: int
     methods: list[Method] = field(default_factory=list)
     diversity: Tensor = field(default_factory=lambda: torch.zeros(0))
+    diversity_lpips: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def method(self, task: str, name: str) -> Method:
         """One of ``methods``."""
@@ -80,35 +169,25 @@ class Scores:
 
     def as_json(self) -> dict[str, object]:
         """Everything, as JSON values: figures with intervals, and each video's values."""
-        figures = [
-            {
-                "task": method.task,
-                "method": method.name,
-                **{metric: dataclasses.asdict(method.figure(metric)) for metric in method.values},
-                "by_time": {
-                    metric: values.mean(0).tolist() for metric, values in method.values.items()
-                },
-                "by_video": {
-                    metric: values.mean(1).tolist() for metric, values in method.values.items()
-                },
-            }
-            for method in self.methods
-        ]
+        spread = {
+            name: dataclasses.asdict(metrics.figure(values)) if len(values) else None
+            for name, values in (
+                ("diversity", self.diversity),
+                ("diversity_lpips", self.diversity_lpips),
+            )
+        }
         return {
             "protocol": dataclasses.asdict(self.protocol),
             "videos": self.videos,
             "samples": self.samples,
             "frames": self.frames,
-            "diversity": dataclasses.asdict(metrics.figure(self.diversity))
-            if len(self.diversity)
-            else None,
-            "methods": figures,
+            **spread,
+            "methods": [method.as_json() for method in self.methods],
         }
 
 
-@torch.inference_mode()
 def score(
-    model: Model,
+    model: Model | None,
     pairs: PairDataset,
     *,
     protocol: metrics.Protocol,
@@ -116,26 +195,259 @@ def score(
     samples: int | None = None,
     device: torch.device,
     seed: int = 0,
-    progress: Progress = _silent,
+    judges: Judges | None = None,
+    workers: int = 0,
+    progress: Progress = silent,
 ) -> Scores:
     """Score a model on the first ``videos`` test pairs.
 
-    One video at a time, each with a stream of random numbers of its own, so that a video's scores
-    depend neither on how many others are scored nor in which batches.
+    The model sees one video at a time, each with a stream of random numbers of its own, so that a
+    video's scores depend neither on how many others are scored nor on who loads them.
 
     Args:
-        model: In evaluation mode.
+        model: In evaluation mode; ``None`` scores the baselines alone.
         pairs: The test split, of the model's resolution and channels.
         protocol: Settings of the metrics.
         videos: How many pairs to take; fewer where the split is shorter.
         samples: Samples a video; ``None`` takes the protocol's number, 0 draws none.
         device: Where the model is.
         seed: Of the samples.
+        judges: Networks that score, too.
+        workers: Processes that load or render the pairs.
         progress: Told of every video.
 
     Raises:
         MtzooError: The model is not in evaluation mode, is of another size than the data, or
             gives values that are not finite.
+    """
+    if model is not None:
+        check_fit(model, pairs)
+    judges = judges or Judges()
+    count = min(videos, len(pairs))
+    samples = protocol.samples if samples is None else samples
+    tally = _Tally(protocol, judges)
+    items = batches(Steps(pairs, 1), 0, count, workers=workers, pin=False)
+    devices = [device] if device.type == "cuda" else []
+    with contextlib.closing(items), _exact(), torch.random.fork_rng(devices=devices):
+        for index, item in enumerate(items):
+            progress(index, count)
+            clips = _clips(model, item, samples, device=device, seed=seed, index=index)
+            tally.add(clips, [row for row in ROWS if {row.made, row.truth} <= clips.keys()])
+    progress(count, count)
+    return Scores(
+        protocol,
+        count,
+        samples,
+        pairs.frames,
+        tally.methods(),
+        tally.spread("pixels"),
+        tally.spread("lpips"),
+    )
+
+
+class Row(NamedTuple):
+    """What is compared with what.
+
+    Attributes:
+        task: Of a `Method`.
+        name: Of a `Method`; ``samples`` stands for the methods made of all samples.
+        made: Name of a clip.
+        truth: Name of the clip that it should be.
+        first: First frame that counts.
+    """
+
+    task: str
+    name: str
+    made: str
+    truth: str
+    first: int = 0
+
+
+ROWS = (
+    Row("transfer", "model", "transfer", "truth"),
+    Row("transfer", "copying the target", "target", "truth"),
+    Row("transfer", "copying the source", "video", "truth"),
+    Row("prediction", "samples", "samples", "video", first=1),
+    Row("prediction", "repeating the picture", "first", "video", first=1),
+    Row("reconstruction", "model", "reconstruction", "video", first=1),
+    Row("reconstruction", "repeating the first frame", "first", "video", first=1),
+)
+"""The comparisons; those are made whose clips there are."""
+
+
+@torch.inference_mode()
+def _clips(
+    model: Model | None,
+    item: Mapping[str, Tensor],
+    samples: int,
+    *,
+    device: torch.device,
+    seed: int,
+    index: int,
+) -> dict[str, Tensor]:
+    """All there is of one test pair, uint8 ``(N, T, H, W, C)``; T is 1 for what stands still."""
+    batch: Batch = to_batch(dict(item), device)
+    video = item["video"]
+    clips = {
+        "video": video,
+        "first": video[:, :1],
+        "target": as_frames(batch.target).cpu().unsqueeze(1),
+    }
+    if "truth" in item:
+        clips["truth"] = item["truth"]
+    if model is not None:
+        # For motion generators that draw noise, whichever pair was before.
+        torch.manual_seed(_stream(seed, index))
+        clips["transfer"] = _frames(model.transfer(batch.target, batch.video))
+        clips["reconstruction"] = _frames(model.reconstruct(batch.video))
+        if samples:
+            clips["samples"] = draw(
+                model, batch.video[:, 0], samples, video.shape[1], seed=seed, index=index
+            )
+    return clips
+
+
+class _Tally:
+    """Values of videos as they are scored, by method."""
+
+    def __init__(self, protocol: metrics.Protocol, judges: Judges) -> None:
+        self._protocol = protocol
+        self._judges = judges
+        self._values: dict[tuple[str, str], dict[str, list[Tensor]]] = {}
+        self._first: dict[tuple[str, str], int] = {}
+        self._spread: dict[str, list[Tensor]] = {"pixels": [], "lpips": []}
+        self._features: dict[str, list[Tensor]] = {}
+        self._shown: dict[tuple[str, str], str] = {}
+
+    def add(self, clips: Mapping[str, Tensor], rows: list[Row]) -> None:
+        """Score one video."""
+        distances = self._distances(clips, rows)
+        for row in rows:
+            made, truth = clips[row.made], clips[row.truth]
+            made = made.expand(-1, truth.shape[1], -1, -1, -1)
+            later = made[:, row.first :], truth[:, row.first :].expand_as(made[:, row.first :])
+            values = {
+                "psnr": metrics.psnr(made, truth),
+                "ssim": metrics.ssim(made, truth, self._protocol.ssim),
+                "psnr_video": psnr_of_videos(*later),
+                **distances.get((row.made, row.truth), {}),
+            }
+            name = row.name
+            if name == "samples":
+                for name, reduced in _of_samples(values, row.first, self._protocol.best).items():
+                    self._put(row.task, name, row.first, reduced)
+                name = MEAN
+            else:
+                single = {metric: value[0] for metric, value in values.items()}
+                self._put(row.task, name, row.first, single)
+            self._shown[row.task, name] = row.made
+        if "samples" in clips:
+            self._spread["pixels"].append(_difference(clips["samples"]))
+        self._look(clips)
+
+    def _put(self, task: str, name: str, first: int, values: Mapping[str, Tensor]) -> None:
+        self._first[task, name] = first
+        found = self._values.setdefault((task, name), {metric: [] for metric in values})
+        for metric, value in values.items():
+            found[metric].append(value)
+
+    def _distances(
+        self, clips: Mapping[str, Tensor], rows: list[Row]
+    ) -> dict[tuple[str, str], dict[str, Tensor]]:
+        if self._judges.lpips is None:
+            return {}
+        pairs = list(dict.fromkeys((row.made, row.truth) for row in rows))
+        shown = {
+            name: clips[name] for name in dict.fromkeys(name for pair in pairs for name in pair)
+        }
+        sampled = ["samples"] if "samples" in shown else []
+        distances, within = self._judges.lpips.compare(shown, pairs, sampled)
+        self._spread["lpips"] += within.values()
+        return {pair: {"lpips": distance} for pair, distance in distances.items()}
+
+    def _look(self, clips: Mapping[str, Tensor]) -> None:
+        """Take the features for FVD; of samples, the first's: one made video for a real one."""
+        if self._judges.detector is None:
+            return
+        shown = {clip for clip in self._shown.values() if clip != "video"}
+        for name in sorted(shown | {"video"}):
+            clip = clips[name][:1].expand_as(clips["video"])
+            self._features.setdefault(name, []).append(self._judges.detector.features(clip))
+
+    def _fvd(self, key: tuple[str, str]) -> float | None:
+        made = self._shown.get(key)
+        if made not in self._features or made == "video":
+            return None
+        real, seen = (torch.cat(self._features[name]) for name in ("video", made))
+        return frechet.frechet_distance(real, seen)
+
+    def methods(self) -> list[Method]:
+        """What was found, method by method."""
+        return [
+            Method(
+                *key,
+                {metric: torch.stack(rows) for metric, rows in values.items()},
+                self._first[key],
+                self._fvd(key),
+            )
+            for key, values in self._values.items()
+        ]
+
+    def spread(self, what: str) -> Tensor:
+        """How far the samples of each video differ, ``(videos,)``; empty if not measured."""
+        values = self._spread[what]
+        return torch.stack(values) if values else torch.zeros(0)
+
+
+def _of_samples(
+    values: Mapping[str, Tensor], first: int, best: str
+) -> dict[str, dict[str, Tensor]]:
+    """The best sample, all of them, and the best of each frame.
+
+    Args:
+        values: By metric, ``(samples, T)`` or ``(samples,)``.
+        first: The first frame that counts.
+        best: Of the protocol.
+
+    Returns:
+        By method, by metric, ``(T,)`` or a scalar.
+    """
+    best_by = {
+        metric: metrics.best_sample(value, first=first, lower=metric in LOWER)
+        for metric, value in values.items()
+    }
+    if best == "ssim":
+        best_by = dict.fromkeys(best_by, best_by["ssim"])
+    count = len(values["ssim"])
+    return {
+        f"best of {count}": {metric: value[best_by[metric]] for metric, value in values.items()},
+        MEAN: {metric: value.mean(0) for metric, value in values.items()},
+        f"best of {count} at each frame": {
+            metric: value.amin(0) if metric in LOWER else value.amax(0)
+            for metric, value in values.items()
+            if value.ndim == 2
+        },
+    }
+
+
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """Let a GPU compute in float32, not TF32, so that scores do not depend on the device."""
+    precise = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
+    try:
+        with flags:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precise)
+
+
+def check_fit(model: Model, pairs: PairDataset) -> None:
+    """Refuse a model in training mode, or one for other frames than the data have.
+
+    Raises:
+        MtzooError: It is either.
     """
     if model.training:
         raise MtzooError("the model is in training mode: call eval() before scoring it")
@@ -145,75 +457,32 @@ def score(
             f"the model is for {size[0]}x{size[0]} pixels of {size[1]} channels, the data have "
             f"{pairs.resolution}x{pairs.resolution} of {pairs.channels}; give data of its size"
         )
-    count = min(videos, len(pairs))
-    samples = protocol.samples if samples is None else samples
-    found: dict[tuple[str, str], dict[str, list[Tensor]]] = {}
-    alike: list[Tensor] = []
-
-    def add(task: str, name: str, made: Tensor, truth: Tensor) -> None:
-        values = {
-            "psnr": metrics.psnr(made, truth),
-            "ssim": metrics.ssim(made, truth, protocol.ssim),
-        }
-        _put(found, task, name, {metric: value[0] for metric, value in values.items()})
-
-    for index in range(count):
-        progress(index, count)
-        item = {key: value[None] for key, value in load(pairs, [index])[0].items()}
-        batch = to_batch(item, device)
-        video, still = item["video"], item["video"][:, :1].expand_as(item["video"])
-        if pairs.has_truth:
-            truth = item["truth"]
-            target = as_frames(batch.target).cpu().unsqueeze(1).expand_as(truth)
-            made = _frames(model.transfer(batch.target, batch.video))
-            add("transfer", "model", made, truth)
-            add("transfer", "copying the target", target, truth)
-            add("transfer", "copying the source", video, truth)
-        if samples:
-            generator = torch.Generator().manual_seed(_stream(seed, index))
-            first = batch.video[:, 0]
-            drawn = _frames(model.sample(first, samples, video.shape[1], generator))[0]
-            alike.append(_difference(drawn))
-            truths = video.expand_as(drawn)
-            psnr = metrics.psnr(drawn, truths)[None]
-            ssim = metrics.ssim(drawn, truths, protocol.ssim)[None]
-            by = ssim if protocol.best == "ssim" else None
-            best = {"psnr": metrics.best_of(psnr, by)[0], "ssim": metrics.best_of(ssim)[0]}
-            _put(found, "prediction", f"best of {samples}", best)
-            each = {"psnr": psnr[0].mean(0), "ssim": ssim[0].mean(0)}
-            _put(found, "prediction", "mean of samples", each)
-            moment = {
-                "psnr": metrics.best_over_time(psnr)[0],
-                "ssim": metrics.best_over_time(ssim)[0],
-            }
-            _put(found, "prediction", f"best of {samples} at each frame", moment)
-            add("prediction", "repeating the picture", still, video)
-        add("reconstruction", "model", _frames(model.reconstruct(batch.video)), video)
-        add("reconstruction", "repeating the first frame", still, video)
-    progress(count, count)
-    methods = [
-        Method(task, name, {metric: torch.stack(rows) for metric, rows in values.items()})
-        for (task, name), values in found.items()
-    ]
-    return Scores(
-        protocol,
-        count,
-        samples,
-        pairs.frames,
-        methods,
-        torch.stack(alike) if alike else torch.zeros(0),
-    )
 
 
-def _put(
-    found: dict[tuple[str, str], dict[str, list[Tensor]]],
-    task: str,
-    name: str,
-    values: Mapping[str, Tensor],
-) -> None:
-    rows = found.setdefault((task, name), {metric: [] for metric in METRICS})
-    for metric, value in values.items():
-        rows[metric].append(value.cpu())
+def draw(
+    model: Model, picture: Tensor, samples: int, frames: int, *, seed: int, index: int
+) -> Tensor:
+    """Move the first picture of test video ``index`` in ``samples`` ways.
+
+    The motions follow from ``seed`` and ``index``, so a video's samples are the same in every
+    table and figure.
+
+    Args:
+        model: In evaluation mode.
+        picture: ``(1, C, H, W)`` in [-1, 1].
+        samples: How many motions.
+        frames: Frames of each.
+        seed: Of the evaluation.
+        index: Position of the video in the test split.
+
+    Returns:
+        uint8 ``(samples, frames, H, W, C)`` on the CPU.
+
+    Raises:
+        MtzooError: The model gives values that are not finite.
+    """
+    generator = torch.Generator().manual_seed(_stream(seed, index))
+    return _frames(model.sample(picture, samples, frames, generator))[0]
 
 
 def _frames(made: Tensor) -> Tensor:
