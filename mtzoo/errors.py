@@ -15,6 +15,11 @@ class MtzooError(Exception):
     """
 
 
+def printable(text: str) -> str:
+    """Write control characters, which names of files may hold, as escapes: one line stays one."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Return up to ``count`` of the ``known`` names that a misspelt ``name`` may have meant.
 

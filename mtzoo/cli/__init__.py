@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from mtzoo import __version__
-from mtzoo.errors import MtzooError, did_you_mean, nearest
+from mtzoo.errors import MtzooError, did_you_mean, nearest, printable
 
 VERBS = ("fit", "transfer", "sample", "evaluate", "prepare", "data", "ls", "show", "validate")
 _WITH_USES = ("prepare", "data")
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except MtzooError as error:
-        print(f"mtzoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"mtzoo: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         print(f"mtzoo: interrupted{f'; {stopped}' if str(stopped) else ''}", file=sys.stderr)

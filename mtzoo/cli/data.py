@@ -61,7 +61,7 @@ def run_show(args: argparse.Namespace) -> int:
     from mtzoo import media
     from mtzoo.data.inspect import contact_sheet, summarise
     from mtzoo.data.store import ClipStore
-    from mtzoo.errors import MtzooError
+    from mtzoo.errors import MtzooError, printable
 
     if not 0 <= args.videos <= 200:
         raise MtzooError(f"--videos must lie between 0 and 200, not {args.videos}")
@@ -82,7 +82,7 @@ def run_show(args: argparse.Namespace) -> int:
     if args.videos:
         media.write_image(output, contact_sheet(store, rows=args.videos, **part))
         if not args.json:
-            print(f"sheet: {output}")
+            print(f"sheet: {printable(str(output))}")
     return 0
 
 
@@ -90,6 +90,7 @@ def run_verify(args: argparse.Namespace) -> int:
     """Check a store; returns 1 if it is damaged or leaks."""
     from mtzoo.data.inspect import verify
     from mtzoo.data.store import ClipStore
+    from mtzoo.errors import printable
 
     store = ClipStore(args.store)
     with _progress() as progress:
@@ -99,15 +100,16 @@ def run_verify(args: argparse.Namespace) -> int:
         print(json.dumps(told, indent=2))
     else:
         for kind in ("damage", "leak", "note"):
-            texts = [finding.text for finding in verdict.findings if finding.kind == kind]
-            for text in texts[:MOST]:
-                print(f"{kind}: {text}")
-            if len(texts) > MOST:
-                print(f"{kind}: and {len(texts) - MOST:,} more; --json tells all")
+            found = [finding for finding in verdict.findings if finding.kind == kind]
+            for finding in found[:MOST]:
+                print(finding)
+            if len(found) > MOST:
+                print(f"{kind}: and {len(found) - MOST:,} more; --json tells all")
         said = "sound" if verdict.sound else "NOT sound"
         print(
-            f"{store.root}: {said}; {verdict.videos:,} videos in {verdict.shards:,} "
-            f"shard{'s' * (verdict.shards != 1)} checked, {verdict.compared:,} of them for twins"
+            f"{printable(str(store.root))}: {said}; {verdict.videos:,} videos in "
+            f"{verdict.shards:,} shard{'s' * (verdict.shards != 1)} checked, "
+            f"{verdict.compared:,} of them for twins"
         )
     return 0 if verdict.sound else 1
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 from mtzoo import media
 from mtzoo.data.store import ClipStore, Entry
 from mtzoo.data.twins import Twins, find_twins, fingerprint, one_thread
-from mtzoo.errors import MtzooError, did_you_mean
+from mtzoo.errors import MtzooError, did_you_mean, printable
 
 WINDOW = 16
 """Frames of the paper's clips, for counts."""
@@ -116,6 +116,9 @@ class Summary:
 
     def lines(self, store: ClipStore) -> list[str]:
         """The store in words."""
+        return [printable(line) for line in self._lines(store)]
+
+    def _lines(self, store: ClipStore) -> list[str]:
         about = store.manifest
         options = ", ".join(f"{k} {_value(v)}" for k, v in about.get("preparation", {}).items())
         decoder = about.get("decoder", {})
@@ -335,7 +338,8 @@ def contact_sheet(
         clips.append(_at_most(clip, SHOWN))
         name = entry.id if len(entry.id) <= 32 else f"...{entry.id[-29:]}"
         labels = ", ".join(f"{k} {v}" for k, v in entry.labels.items())
-        names.append(f"{side}  {name}  {labels if len(labels) <= 40 else labels[:37] + '...'}")
+        labels = labels if len(labels) <= 40 else f"{labels[:37]}..."
+        names.append(printable(f"{side}  {name}  {labels}"))
     return media.sheet(clips, labels=names, scale=max(1, 64 // store.resolution))
 
 
@@ -397,6 +401,9 @@ class Finding:
 
     kind: Literal["damage", "leak", "note"]
     text: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.kind}: {self.text}")
 
 
 @dataclass

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mtzoo.errors import printable
+
 Progress = Callable[[str, int, int], None]
 """Called with the name of the file at hand, how many are done, and how many there are."""
 
@@ -49,7 +51,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """A summary, then the notes, then every video left out and why; a line each."""
-        return [_printable(line) for line in self._lines()]
+        return [printable(line) for line in self._lines()]
 
     def _lines(self) -> list[str]:
         videos = len({item["source"] for item in self.used})
@@ -63,8 +65,3 @@ class Report:
             f"store: {self.output}"
             + (" (was there already; nothing to do)" if self.unchanged else ""),
         ]
-
-
-def _printable(text: str) -> str:
-    """Write control characters, which names of files may hold, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
