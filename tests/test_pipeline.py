@@ -240,7 +240,7 @@ def test_strict_names_the_first_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_nothing_usable(tmp_path: Path) -> None:
-    with pytest.raises(MtzooError, match=r"none of the 2 videos .* broken 1: it is broken"):
+    with pytest.raises(MtzooError, match=r"none of the 2 videos .*broken 1: it is broken"):
         run(preparation(tmp_path, ["broken 1", "broken 2"]))
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
@@ -382,6 +382,36 @@ def test_killed_outright(tmp_path: Path, workers: int) -> None:
     files = [source / name for name in names]
     other = run(preparation(tmp_path / "other", names, source=source, files=files))
     assert content(report.output) == content(other.output)
+
+
+def large(task: Made) -> list[Video]:
+    """A result that is long under way from process to process."""
+    pictures = np.zeros((4000, 64, 64, 3), np.uint8)
+    return [Video(id=task.source, frames=pictures, fps=25, source=task.source, source_range=(0, 1))]
+
+
+def test_the_end_does_not_wait_for_what_a_worker_was_sending(tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_pipeline as t
+        from mtzoo.data.prepare.pipeline import _outcomes
+        if __name__ == "__main__":
+            for _ in range(5):
+                outcomes = _outcomes(t.large, [t.Made(str(i)) for i in range(8)], 2)
+                next(outcomes)
+                outcomes.close()
+        """)
+    )
+    process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
+    try:
+        assert process.wait(timeout=120) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def group_lives(group: int) -> bool:

@@ -304,9 +304,12 @@ class _Run:
         if not self.stored:
             writer.discard()
             first = self.left_out[0]
+            where = preparation.source / first.source
+            if found == 1:
+                raise MtzooError(f"{where}: {first.reason}")
             raise MtzooError(
-                f"none of the {found} videos in {preparation.source} can be used; the first, "
-                f"{first.source}: {first.reason}"
+                f"none of the {found:,} videos in {preparation.source} can be used; the first, "
+                f"{where}: {first.reason}"
             )
         writer.fps = statistics.median(video.fps for video in self.stored)
         splits = preparation.split(self.stored)
@@ -403,9 +406,19 @@ def _outcomes(
                 waiting.clear()
                 pool = _pool(workers)
     finally:
-        for process in list((getattr(pool, "_processes", None) or {}).values()):
-            process.terminate()
-        pool.shutdown(cancel_futures=True)
+        _end(pool)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once, whatever they are at."""
+    for process in list((getattr(pool, "_processes", None) or {}).values()):
+        process.terminate()
+    # Of a result that one was sending the rest never comes; the pool would wait for it for as long
+    # as anybody, which is us, could still write there.
+    results = getattr(pool, "_result_queue", None)
+    if results is not None:
+        results._writer.close()
+    pool.shutdown(cancel_futures=True)
 
 
 def _alone(work: Callable[[T], Sequence[Video | LeftOut]], task: T) -> Sequence[Video | LeftOut]:
