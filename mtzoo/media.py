@@ -311,7 +311,8 @@ class Decoded:
     """The frames of a video, in order; iterate once. See `decode`.
 
     Attributes:
-        broken: Frames that were damaged or missing and left out, so far.
+        broken: Frames that could not be read and were left out, so far.
+        fault: What is wrong with the first of those.
         read: Frames of the source that were decoded, so far.
     """
 
@@ -327,8 +328,13 @@ class Decoded:
 
     @property
     def broken(self) -> int:
-        """Frames that were damaged or missing and left out, so far."""
+        """Frames that could not be read and were left out, so far."""
         return self._report.skipped
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the first of those, as one clause; empty while there are none."""
+        return self._report.fault
 
     @property
     def fps(self) -> float:
@@ -365,6 +371,12 @@ class _Report:
     rate: float | None = None
     skipped: int = 0
     end: float = 0.0
+    fault: str = ""
+
+    def skip(self, fault: object, count: int = 1) -> None:
+        """Count frames that cannot be had; of all faults the first is kept."""
+        self.skipped += count
+        self.fault = self.fault or (_line(fault) if isinstance(fault, Exception) else str(fault))
 
 
 def read_image(
@@ -814,7 +826,8 @@ def _frames(path: Path, report: _Report, resolution: int | None) -> _Shown:
             empty = False
             yield item
     if empty:
-        raise MtzooError(f"{path}: none of its frames can be read; the file is damaged or cut off")
+        fault = report.fault or "the file is damaged or cut off"
+        raise MtzooError(f"{path}: none of its frames can be read; {fault}")
 
 
 def _animated(path: Path) -> bool | None:
@@ -846,9 +859,9 @@ def _animation_frames(path: Path, report: _Report) -> _Shown:
                     image.load()
             except EOFError:
                 break
-            except Exception:
+            except Exception as error:
                 # What follows a broken frame is painted over it and is broken too.
-                report.skipped += 1
+                report.skip(error)
                 break
             start = elapsed / 1000
             elapsed += float(image.info.get("duration") or default)
@@ -892,8 +905,8 @@ def _folder_frames(path: Path, report: _Report, resolution: int | None) -> _Show
                 if resolution:
                     image.draft(image.mode, (2 * resolution, 2 * resolution))
                 frame = _eight_bit(ImageOps.exif_transpose(image))
-        except MtzooError:
-            report.skipped += 1
+        except MtzooError as error:
+            report.skip(str(error).removeprefix(f"{path}{os.sep}"))
             continue
         yield report.end, Frame(frame)
         report.end += 1 / FOLDER_FPS
@@ -929,6 +942,8 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
         try:
             file = stack.enter_context(path.open("rb"))
             size = os.fstat(file.fileno()).st_size
+            start = file.read(4096)
+            file.seek(0)
             container = stack.enter_context(_container(file))
             if not container.streams.video:
                 raise MtzooError(f"{path} holds no video stream")
@@ -947,9 +962,9 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
         step = 1 / report.rate
         last: float | None = None
         first = 0.0
-        for frame in _decode(container, stream, size, report):
+        for frame in _decode(container, stream, report):
             if frame.is_corrupt:
-                report.skipped += 1
+                report.skip("the decoder marks it as broken")
                 continue
             stamp = frame.time
             if last is None:
@@ -962,6 +977,9 @@ def _video_frames(path: Path, report: _Report) -> _Shown:
             turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
             report.end = stamp - first + step
             yield stamp - first, Frame(frame, turns, scaler)
+        # Matroska's index is at its end, and libav takes a file that lacks it for a whole one.
+        matroska = "matroska" in container.format.name
+        _check_end(size, _segment_ends(start) if matroska else _frame_ends(stream), report)
 
 
 def _images(frames: Iterable[Frame], report: _Report) -> Iterator[Image.Image]:
@@ -969,38 +987,71 @@ def _images(frames: Iterable[Frame], report: _Report) -> Iterator[Image.Image]:
     for frame in frames:
         try:
             yield frame.image()
-        except MtzooError:
-            report.skipped += 1
+        except MtzooError as error:
+            report.skip(error)
 
 
 def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream, size: int, report: _Report
+    container: av.container.InputContainer, stream: av.VideoStream, report: _Report
 ) -> Iterator[av.VideoFrame]:
-    """Decode packet by packet, counting those that fail; the file's end may be missing."""
+    """Decode packet by packet, counting those that fail."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
         except StopIteration:
-            report.skipped = max(report.skipped, _cut_off(stream, size))
             return
-        except (av.error.FFmpegError, OSError):
-            report.skipped += 1
+        except (av.error.FFmpegError, OSError) as error:
+            report.skip(error)
             return
         try:
             decoded = packet.decode()
         except EOFError:
             return
-        except (av.error.FFmpegError, ValueError, IndexError):
-            report.skipped += 1  # an IndexError: a stream that a damaged file begins later
+        except (av.error.FFmpegError, ValueError, IndexError) as error:
+            report.skip(error)  # an IndexError: a stream that a damaged file begins later
             continue
         yield from decoded
 
 
-def _cut_off(stream: av.VideoStream, size: int) -> int:
-    """How many frames of the stream's index lie beyond the end of a file of ``size`` bytes."""
+def _check_end(size: int, ends: Sequence[int], report: _Report) -> None:
+    """Count what lies beyond the end of a file of ``size`` bytes, by where its parts end."""
+    missing = sum(end > size for end in ends)
+    if missing > report.skipped:
+        fault = f"the file is cut off: it has {size:,} bytes of {max(ends):,} or more"
+        report.skip(fault, missing - report.skipped)
+
+
+def _frame_ends(stream: av.VideoStream) -> list[int]:
+    """Where the frames end in the file, by its index."""
     entries = getattr(stream, "index_entries", ())  # from PyAV 17
-    return sum(entry.pos + entry.size > size for entry in entries)
+    return [entry.pos + entry.size for entry in entries]
+
+
+def _segment_ends(start: bytes) -> list[int]:
+    """Where the segment of a Matroska or WebM file ends, if it says so.
+
+    An EBML header and the segment follow one another, each an identifier of four bytes, a length
+    and so many bytes (RFC 8794; RFC 9559, Sec. 5.1). A length of all ones is that of a recording
+    under way.
+
+    Args:
+        start: First bytes of the file.
+    """
+
+    def length(at: int) -> tuple[int | None, int]:
+        """A length, and where what is so long begins."""
+        count = 9 - start[at].bit_length()
+        ones = (1 << 7 * count) - 1
+        bits = int.from_bytes(start[at : at + count], "big") & ones
+        return (None if bits == ones else bits), at + count
+
+    try:
+        header, content = length(4)
+        segment, content = length(content + (header or 0) + 4)
+    except IndexError:
+        return []
+    return [] if segment is None else [content + segment]
 
 
 def _resample(shown: Iterator[tuple[float, Frame]], report: _Report, fps: float) -> Iterator[Frame]:

@@ -89,6 +89,60 @@ def test_a_name_on_two_lines_is_told_on_one(
     assert set(starts[1:-2]) == {"note"}
 
 
+def test_a_store_of_such_names_is_told_on_one_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a\n\x1b[31mb", "c", "d"):
+        film(tmp_path / "in" / name / "x.mp4")
+    store = tmp_path / "out\nput"
+    prepare_videos(tmp_path / "in", store, resolution=32, levels=("person",))
+    status = [main(["data", "verify", str(store)]), main(["data", "show", str(store)])]
+    assert status == [1, 0]  # all three show the same
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if "\x1b" in line]
+    assert not [line for line in lines if line.startswith(("put", "b/x"))]
+    assert [line for line in lines if "a\\n\\x1b[31mb" in line]
+    assert main(["data", "show", "no\x1b[31mwhere"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["mkv", "webm"])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_half_a_matroska_file_is_not_taken_for_a_whole_one(
+    tmp_path: Path, ending: str, share: float
+) -> None:
+    film(tmp_path / "in" / "a.mp4")
+    whole = encode(tmp_path / "in" / f"whole.{ending}", moving(60, 48, 80))
+    data = whole.read_bytes()
+    whole.with_stem("half").write_bytes(data[: int(share * len(data))])
+    report = prepare_videos(tmp_path / "in", tmp_path / "out", resolution=32)
+    assert {item["source"] for item in report.used} == {"a.mp4", whole.name}
+    [left_out] = report.skipped
+    assert left_out["source"] == f"half.{ending}"
+    assert f"the file is cut off: it has {int(share * len(data)):,} bytes" in left_out["reason"]
+
+
+def test_a_matroska_file_that_says_no_length_is_taken(tmp_path: Path) -> None:
+    path = film(tmp_path / "in" / "a.mkv")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x18\x53\x80\x67") + 4
+    data[at : at + 8] = b"\x01" + b"\xff" * 7  # as it is while it is being recorded
+    path.write_bytes(data)
+    assert prepare_videos(tmp_path / "in", tmp_path / "out", resolution=32).skipped == []
+
+
+def test_of_frames_that_cannot_be_read_the_first_is_named(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "a.mp4")
+    folder = tmp_path / "in" / "frames"
+    folder.mkdir()
+    for name in ("1.png", "2.png"):
+        Image.new("1", (30_000, 30_000)).save(folder / name)
+    report = prepare_videos(tmp_path / "in", tmp_path / "out", resolution=32)
+    [left_out] = report.skipped
+    assert "1.png: more than the 100 megapixels that are read" in left_out["reason"]
+    assert str(tmp_path) not in left_out["reason"]
+
+
 def test_no_two_videos_share_an_id(tmp_path: Path) -> None:
     for name in ("a.mp4", "a.avi", "a.avi.mp4"):
         film(tmp_path / "in" / name)

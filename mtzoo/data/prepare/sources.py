@@ -36,7 +36,14 @@ VIDEO_ENDINGS = (
 )
 """Endings of files that count as a video."""
 
-_OTHER_ARCHIVES = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR", b"\x28\xb5\x2f\xfd": "zstd"}
+_OTHER_ARCHIVES = {
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "RAR",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip, not whole",
+    b"\x1f\x8b": "gzip",
+}
+_ARCHIVE_ENDINGS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,8 @@ class Sources:
     Attributes:
         root: The folder.
         videos: What is to be read.
-        left_out: Videos that cannot even be tried, and folder links not followed.
+        left_out: Videos that cannot even be tried, folders that cannot be read, and links to
+            folders that are not followed.
         other: How many other files there are, by ending.
     """
 
@@ -117,7 +125,17 @@ def find_videos(
     while queue:
         folder = queue.pop()
         files: list[Path] = []
-        for name in _list(folder):
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError as error:
+            if folder == root:
+                raise MtzooError(
+                    f"the folder {folder} cannot be read: {error.strerror or error}"
+                ) from error
+            reason = f"the folder cannot be read: {error.strerror or error}"
+            found.left_out.append(LeftOut(_shown(folder, root), reason))
+            continue
+        for name in names:
             path = folder / name
             if name.startswith("."):
                 continue
@@ -145,6 +163,8 @@ def find_videos(
             first = found.left_out[0]
             raise MtzooError(f"nothing in {root} can be used; {first.source}: {first.reason}")
         there = ", ".join(found.other) or "nothing"
+        if any(ending in _ARCHIVE_ENDINGS for ending in found.other):
+            there += "; archives have to be unpacked first"
         raise MtzooError(
             f"no {'frame strips' if strips else what} in {root} or below; there is {there}"
         )
@@ -272,13 +292,6 @@ def _take(found: Sources, path: Path, kind: str) -> None:
             found.videos.append(Found(path, source, kind))
         else:
             found.left_out.append(LeftOut(source, "a link to nothing"))
-
-
-def _list(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        raise MtzooError(f"the folder {folder} cannot be read: {error.strerror}") from error
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -277,7 +277,8 @@ def cut_video(task: Named, *, cut: Cut) -> list[Video | LeftOut]:
         raise MtzooError(str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")) from error
     if small.broken and not cut.keep_damaged:
         raise MtzooError(
-            f"{small.broken} of its frames are damaged or missing (--keep-damaged uses the rest)"
+            f"{small.broken} of its frames cannot be read; {small.fault} (--keep-damaged uses the "
+            "rest)"
         )
     about = {**small.about, **({"broken_frames": small.broken} if small.broken else {})}
     return cut_clips(
@@ -326,6 +327,7 @@ class _Small(NamedTuple):
     fps: float
     read: int
     broken: int
+    fault: str
     about: dict[str, object]
 
 
@@ -362,7 +364,9 @@ def _cut_frames(found: Found, cut: Cut) -> _Small:
                 box = plan.plan(frame.width, frame.height, 1)[0]
                 _append(frames, frame.cut(box, cut.resolution))
         about = {**plan.about, **({"sizes": _sizes(sizes)} if len(sizes) > 1 else {})}
-        return _Small(np.stack(frames), decoded.fps, decoded.read, decoded.broken, about)
+        return _Small(
+            np.stack(frames), decoded.fps, decoded.read, decoded.broken, decoded.fault, about
+        )
 
 
 def _decode(found: Found, cut: Cut) -> media.Decoded:
@@ -474,7 +478,7 @@ def _notes(stored: Sequence[Stored]) -> Iterator[str]:
         yield f"the picture changes its size within: {_some(sizes)}"
     damaged = {v.source: v.about["broken_frames"] for v in stored if "broken_frames" in v.about}
     if damaged:
-        yield f"used in spite of damaged or missing frames: {_some(list(damaged))}"
+        yield f"used in spite of frames that cannot be read: {_some(list(damaged))}"
     short = sum(video.frames < CLIP_FRAMES for video in stored)
     if short:
         yield f"{short} videos are shorter than the paper's clips of {CLIP_FRAMES} frames"
