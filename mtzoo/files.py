@@ -1,9 +1,10 @@
-"""Whole files or none: whatever the project writes for others goes through a name of its own."""
+"""Whole files and folders or none: what is written for others goes through a name of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,46 @@ def check_place(path: str | os.PathLike[str]) -> Path:
         raise MtzooError(f"cannot write {path}: {error.strerror or error}") from error
     if not os.access(parent, os.W_OK | os.X_OK):
         raise MtzooError(f"cannot write {path}: no permission to write in the folder {parent}")
+    return path
+
+
+@contextlib.contextmanager
+def making_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a folder beside ``path`` to fill; it becomes ``path`` when the block succeeds.
+
+    When the block raises, nothing is left. ``path`` must not exist, or be an empty folder.
+
+    Raises:
+        MtzooError: Something is there already, the place cannot be written to, or the disk refuses.
+    """
+    path = check_new_folder(path)
+    temporary = path.parent / f".{path.name[:40]}.{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise MtzooError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new_folder(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` as a `Path` once a folder can be made there, or an empty one is.
+
+    Raises:
+        MtzooError: Something is there already, or the place cannot be written to.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise MtzooError(f"{path} is there already; name another folder")
+        above = next(p for p in path.absolute().parents if p.exists())
+    except OSError as error:
+        raise MtzooError(f"cannot write {path}: {error.strerror or error}") from error
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise MtzooError(f"cannot write {path}: {above} is no folder that may be written to")
     return path
 
 

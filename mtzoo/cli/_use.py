@@ -1,10 +1,11 @@
-"""What ``transfer`` and ``sample`` share: checks of arguments, the model, and writing."""
+"""What verbs that use a model share: checks of arguments, the model, the data, and writing."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from mtzoo.interfaces import Model
+    from mtzoo.evaluation.perceptual import Lpips
+    from mtzoo.interfaces import Model, PairDataset
 
 MAX_FRAMES = 4096
 """A longer clip in one piece is a slip of the keyboard."""
@@ -56,6 +58,89 @@ def check_output(path: str, scale: int | None, *inputs: str) -> Path:
                 f"--output {path} is an input too and would be lost; name another file"
             )
     return output
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which test videos."""
+    parser.add_argument(
+        "--data",
+        metavar="DIR|WORLD",
+        help="clip store, its address, or a synthetic world (shapes, faces); left out: the data "
+        "of the run's recipe",
+    )
+    parser.add_argument(
+        "--split-by", default="", metavar="WAY", help="a store's way to split (its first)"
+    )
+    parser.add_argument(
+        "--stride", type=int, default=1, metavar="N", help="frames of a store's video a step (1)"
+    )
+
+
+def test_pairs(
+    args: argparse.Namespace, config: Mapping[str, Any], model: str | None
+) -> tuple[PairDataset, dict[str, Any]]:
+    """The test split that ``--data`` and its like ask for, and the section that describes it.
+
+    Args:
+        args: With the options of `add_data` and a ``seed``.
+        config: ``resolution`` and ``frames`` of the videos.
+        model: Folder of a model, whose recipe is asked where ``--data`` is left out.
+    """
+    from mtzoo.data.remote import is_remote
+    from mtzoo.recipe import build_dataset, load_recipe
+    from mtzoo.registries import datasets
+
+    sizes = {"resolution": config["resolution"], "frames": config["frames"]}
+    if args.data is None:
+        recipe = Path(model or "") / "recipe.yaml"
+        if model is None or not recipe.is_file():
+            raise MtzooError(
+                "there is no run folder with a recipe, so name the data with --data: a clip "
+                "store or a synthetic world (shapes, faces)"
+            )
+        found = load_recipe(recipe)
+        section = {**found.data, "frames": config["frames"]}
+        return build_dataset(section, split="test", seed=found.seed), section
+    if args.data in datasets.names() and args.data != "clips":
+        section = {"name": args.data, **sizes}
+    elif is_remote(args.data) or Path(args.data).exists():
+        section = {
+            "name": "clips",
+            "root": args.data,
+            "frames": config["frames"],
+            "stride": args.stride,
+            "split_by": args.split_by,
+        }
+    else:
+        worlds = ", ".join(name for name in datasets.names() if name != "clips")
+        raise MtzooError(
+            f"--data {args.data}: there is no such folder, nor a synthetic world of that name "
+            f"({worlds})"
+        )
+    return build_dataset(section, split="test", seed=args.seed), section
+
+
+def add_lpips(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says on which network LPIPS stands."""
+    parser.add_argument(
+        "--lpips",
+        choices=("alex", "vgg", "squeeze", "none"),
+        help="backbone of LPIPS and of diversity (alex where its weights are there)",
+    )
+
+
+def find_lpips(asked: str | None, device: torch.device) -> tuple[Lpips | None, str]:
+    """LPIPS as ``--lpips`` asks for it, or why there is none where nobody insists."""
+    from mtzoo.evaluation.perceptual import Lpips
+
+    if asked == "none":
+        return None, ""
+    try:
+        return Lpips(asked or "alex", device=device), ""
+    except MtzooError as error:
+        if asked is not None:
+            raise
+        return None, str(error)
 
 
 def check_size(output: Path, pictures: int, side: int, scale: int | None) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
-    from mtzoo.evaluation.scores import Judges, Method, Scores
-    from mtzoo.interfaces import PairDataset
+    from mtzoo.evaluation.scores import Method, Scores
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
+    from mtzoo.cli import _use
+
     about = (
         "Score a model on test videos: transfer against the truth where a synthetic world knows "
         "it, the best of sampled motions, reconstruction; each beside copying."
@@ -26,12 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="score the baselines alone where no --model is given (beside a model they always are)",
     )
-    parser.add_argument(
-        "--data",
-        metavar="DIR|WORLD",
-        help="clip store, its address, or a synthetic world (shapes, faces); left out: the data "
-        "of the run's recipe",
-    )
+    _use.add_data(parser)
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder to make for the results"
     )
@@ -51,19 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--frames", type=int, metavar="N", help="frames a video (the model's; 16 without one)"
     )
-    parser.add_argument(
-        "--lpips",
-        choices=("alex", "vgg", "squeeze", "none"),
-        help="backbone of LPIPS and of diversity (alex where its weights are there)",
-    )
+    _use.add_lpips(parser)
     parser.add_argument(
         "--fvd", metavar="FILE", help="detector of FVD, i3d_torchscript.pt (no FVD without it)"
-    )
-    parser.add_argument(
-        "--split-by", default="", metavar="WAY", help="a store's way to split (its first)"
-    )
-    parser.add_argument(
-        "--stride", type=int, default=1, metavar="N", help="frames of a store's video a step (1)"
     )
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that load the videos (0)"
@@ -80,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from mtzoo.cli import _use
     from mtzoo.errors import MtzooError
     from mtzoo.evaluation.metrics import protocol
+    from mtzoo.files import check_new_folder, making_folder
 
     asked = protocol(args.protocol)
     if args.model is None and not args.baselines:
@@ -93,28 +78,30 @@ def run(args: argparse.Namespace) -> int:
     elif args.samples is not None and args.samples < 0:
         raise MtzooError(f"--samples must be 0 or more, not {args.samples}")
     _use.check_seed(args.seed)
-    output: Path = args.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise MtzooError(f"--output {output} is there already; name another folder")
+    output = check_new_folder(args.output)
 
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from mtzoo.data.store import sha256
     from mtzoo.engine.folder import versions, write_json
     from mtzoo.engine.samples import paint
-    from mtzoo.evaluation.scores import score
+    from mtzoo.evaluation.frechet import Detector
+    from mtzoo.evaluation.scores import Judges, score
     from mtzoo.media import sheet, write_image
     from mtzoo.weights import WEIGHTS, weights_folder
 
     device = _use.pick_device(args.device)
-    judges, missing = _judges(args, device)
+    lpips, reason = _use.find_lpips(args.lpips, device)
+    missing = {"lpips": reason} if reason else {}
+    judges = Judges(lpips, None if args.fvd is None else Detector(args.fvd, device))
     model, config = None, {"resolution": 64, "frames": 16}
     if args.model is not None:
         model, config = _use.load(args.model, device)
     if args.frames is not None:
         config["frames"] = args.frames
-    pairs, data = _pairs(args, config)
+    pairs, data = _use.test_pairs(args, config, args.model)
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
@@ -140,88 +127,22 @@ def run(args: argparse.Namespace) -> int:
         **judges.as_json(scores.videos),
         "not_measured": missing,
         "model": args.model and str(Path(args.model)),
-        "weights_sha256": args.model and _sha256(weights_folder(args.model) / WEIGHTS),
+        "weights_sha256": args.model and sha256(weights_folder(args.model) / WEIGHTS),
         "data": data,
         "seed": args.seed,
         "versions": versions(torch.device(device)),
     }
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MtzooError(f"cannot make {output}: {error.strerror or error}") from error
-    if painted is not None:
-        names, clips = painted
-        rows = [row for clip in clips for row in clip]
-        write_image(output / "sheet.png", sheet(rows, labels=names * len(clips)))
-    write_json(output / "results.json", results)
+    with making_folder(output) as folder:
+        if painted is not None:
+            names, clips = painted
+            rows = [row for clip in clips for row in clip]
+            write_image(folder / "sheet.png", sheet(rows, labels=names * len(clips)))
+        write_json(folder / "results.json", results)
     _print(scores)
     for note in [*missing.values(), *judges.notes(scores.videos)]:
         print(f"note: {note}")
     print(f"results: {output}")
     return 0
-
-
-def _pairs(args: argparse.Namespace, config: dict[str, Any]) -> tuple[PairDataset, dict[str, Any]]:
-    """The test split, and the section that describes it."""
-    from mtzoo.data.remote import is_remote
-    from mtzoo.errors import MtzooError
-    from mtzoo.recipe import build_dataset, load_recipe
-    from mtzoo.registries import datasets
-
-    sizes = {"resolution": config["resolution"], "frames": config["frames"]}
-    if args.data is None:
-        recipe = Path(args.model or "") / "recipe.yaml"
-        if args.model is None or not recipe.is_file():
-            raise MtzooError(
-                "there is no run folder with a recipe, so name the data with --data: a clip "
-                "store or a synthetic world (shapes, faces)"
-            )
-        found = load_recipe(recipe)
-        section = {**found.data, "frames": config["frames"]}
-        return build_dataset(section, split="test", seed=found.seed), section
-    if args.data in datasets.names() and args.data != "clips":
-        section = {"name": args.data, **sizes}
-    elif is_remote(args.data) or Path(args.data).exists():
-        section = {
-            "name": "clips",
-            "root": args.data,
-            "frames": config["frames"],
-            "stride": args.stride,
-            "split_by": args.split_by,
-        }
-    else:
-        worlds = ", ".join(name for name in datasets.names() if name != "clips")
-        raise MtzooError(
-            f"--data {args.data}: there is no such folder, nor a synthetic world of that name "
-            f"({worlds})"
-        )
-    return build_dataset(section, split="test", seed=args.seed), section
-
-
-def _sha256(path: Path) -> str:
-    from mtzoo.data.store import sha256
-
-    return sha256(path)
-
-
-def _judges(args: argparse.Namespace, device: torch.device) -> tuple[Judges, dict[str, str]]:
-    """The networks that score, and what there are no weights for."""
-    from mtzoo.errors import MtzooError
-    from mtzoo.evaluation.frechet import Detector
-    from mtzoo.evaluation.perceptual import Lpips
-    from mtzoo.evaluation.scores import Judges
-
-    missing = {}
-    lpips = None
-    if args.lpips != "none":
-        try:
-            lpips = Lpips(args.lpips or "alex", device=device)
-        except MtzooError as error:
-            if args.lpips is not None:
-                raise
-            missing["lpips"] = str(error)
-    detector = None if args.fvd is None else Detector(args.fvd, device)
-    return Judges(lpips=lpips, detector=detector), missing
 
 
 # What a table shows of a metric: heading and digits.
