@@ -616,8 +616,10 @@ def sheet(
     rows: Sequence[Tensor],
     *,
     labels: Sequence[str] | None = None,
+    heads: Sequence[str] | None = None,
     pad: int = 2,
     scale: int = 1,
+    text: int = 10,
 ) -> Tensor:
     """Lay clips out as rows of frames on white.
 
@@ -625,8 +627,10 @@ def sheet(
         rows: uint8 ``(T, H, W, C)`` each, C of 1 or 3; T and sizes may differ, shorter rows end in
             white.
         labels: One line of text a row, written to its left.
+        heads: One line of text a column, written above it.
         pad: White pixels around every frame.
         scale: Enlarge frames by this factor (nearest).
+        text: Height of the letters in pixels.
 
     Returns:
         uint8 ``(H', W', 3)``.
@@ -639,22 +643,32 @@ def sheet(
     cell = max(clip.shape[2] for clip in clips) + pad
     columns = max(clip.shape[0] for clip in clips)
     heights = [clip.shape[1] + pad for clip in clips]
-    margin = 0
+    if heads is not None and len(heads) != columns:
+        raise MtzooError(f"a sheet of {columns} columns needs as many heads, not {len(heads)}")
+    margin = above = 0
+    font, line = _font(text), _line_height(text)
     if labels:
-        margin = max(math.ceil(_font().getlength(label)) for label in labels) + 2 * pad + 2
-        heights = [max(height, _line_height() + pad) for height in heights]
-    canvas = np.full((sum(heights) + pad, margin + columns * cell + pad, 3), 255, np.uint8)
-    tops = [pad + sum(heights[:i]) for i in range(len(clips))]
+        margin = max(math.ceil(font.getlength(label)) for label in labels) + 2 * pad + 2
+        heights = [
+            max(height, line + pad) if label else height
+            for label, height in zip(labels, heights, strict=True)
+        ]
+    if heads:
+        above = line + pad
+    canvas = np.full((above + sum(heights) + pad, margin + columns * cell + pad, 3), 255, np.uint8)
+    tops = [above + pad + sum(heights[:i]) for i in range(len(clips))]
     for clip, top in zip(clips, tops, strict=True):
         for column, frame in enumerate(clip.numpy()):
             left = margin + pad + column * cell
             canvas[top : top + frame.shape[0], left : left + frame.shape[1]] = frame
-    if labels:
+    if labels or heads:
         image = Image.fromarray(canvas)
-        draw = ImageDraw.Draw(image)
-        for label, top, height in zip(labels, tops, heights, strict=True):
-            middle = top + (height - pad) / 2
-            draw.text((pad + 1, middle), label, fill=(0, 0, 0), font=_font(), anchor="lm")
+        write = functools.partial(ImageDraw.Draw(image).text, fill=(0, 0, 0), font=font)
+        for label, top, height in zip(labels or (), tops, heights, strict=False):
+            write((pad + 1, top + (height - pad) / 2), label, anchor="lm")
+        for column, head in enumerate(heads or ()):
+            middle = margin + pad + column * cell + (cell - pad) / 2
+            write((middle, pad + line / 2), head, anchor="mm")
         canvas = np.array(image)
     return torch.from_numpy(canvas)
 
@@ -1234,10 +1248,10 @@ def _write_gif(path: Path, frames: Tensor, fps: float) -> None:
 
 
 @functools.cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default()
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
-def _line_height() -> int:
-    box = _font().getbbox("Ag")
+def _line_height(size: int) -> int:
+    box = _font(size).getbbox("Ag")
     return math.ceil(box[3]) + 1

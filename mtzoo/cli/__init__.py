@@ -17,8 +17,19 @@ from typing import NoReturn
 from mtzoo import __version__
 from mtzoo.errors import MtzooError, did_you_mean, nearest, printable
 
-VERBS = ("fit", "transfer", "sample", "evaluate", "prepare", "data", "ls", "show", "validate")
-_WITH_USES = ("prepare", "data")
+VERBS = (
+    "fit",
+    "transfer",
+    "sample",
+    "evaluate",
+    "report",
+    "prepare",
+    "data",
+    "ls",
+    "show",
+    "validate",
+)
+_WITH_USES = ("report", "prepare", "data")
 
 
 class _Parser(argparse.ArgumentParser):
