@@ -619,3 +619,15 @@ def test_a_skip_generator_adds_what_concatenated_skips_would() -> None:
         weight = torch.cat((conv.weight, skip.weight))
         joined = F.conv_transpose2d(both, weight, conv.bias, stride=2, padding=1)
     torch.testing.assert_close(added, joined, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "resnet"])
+def test_standardised_codes_cannot_all_be_one(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = create(
+        "content_encoders", name, resolution=32, width=4, content_dim=6, output="batch_norm"
+    )
+    codes = encoder(torch.rand(8, 3, 32, 32) * 2 - 1)
+    torch.testing.assert_close(codes.std(0, unbiased=False), torch.ones(6), rtol=0.02, atol=0)
+    encoder.eval()
+    assert encoder(torch.rand(1, 3, 32, 32)).shape == (1, 6)

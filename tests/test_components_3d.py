@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 import mtzoo
 from mtzoo import MtzooError
+from mtzoo.components.motion_encoders.c3d import C3DMotionEncoder
 from mtzoo.components.motion_generators.gru import GRUMotionGenerator
 from mtzoo.components.motion_generators.lstm import LSTMMotionGenerator
 from mtzoo.components.motion_generators.transformer import TransformerMotionGenerator
@@ -22,7 +23,7 @@ from mtzoo.components.video_discriminators.c3d import C3DVideoDiscriminator
 from mtzoo.components.video_discriminators.patch3d import Patch3DVideoDiscriminator
 from mtzoo.components.video_discriminators.r2plus1d import R2Plus1DVideoDiscriminator
 from mtzoo.interfaces import Component, MotionEncoder, VideoDiscriminator
-from mtzoo.nn.blocks3d import GaussianHead, between, pool_to
+from mtzoo.nn.blocks3d import GaussianHead, between, pool_to, random_rotations
 from mtzoo.nn.conv3d import Conv3d
 from mtzoo.nn.recurrent import LSTM
 from mtzoo.nn.time import time_features
@@ -444,3 +445,39 @@ def test_every_3d_convolution_of_the_zoo_is_the_safe_one() -> None:
             found = [m for m in part.modules() if isinstance(m, nn.Conv3d)]
             assert found
             assert all(isinstance(m, Conv3d) for m in found)
+
+
+@pytest.mark.parametrize("name", motion_encoders.builtins())
+def test_means_are_held_at_their_spread_over_the_batch(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = motion_encoders.get(name)(32, 3, width=4, motion_dim=5, mean_spread=0.7)
+    videos = torch.rand(6, 4, 3, 32, 32) * 2 - 1
+    mean = encoder(videos).mean
+    torch.testing.assert_close(
+        mean.std(0, unbiased=False), torch.full((5,), 0.7), rtol=0.02, atol=0
+    )
+    torch.testing.assert_close(mean.mean(0), torch.zeros(5), rtol=0, atol=1e-5)
+    with pytest.raises(MtzooError, match="mean_spread must be 0 or more"):
+        motion_encoders.get(name)(32, 3, width=4, mean_spread=-1.0)
+
+
+def test_random_rotations_keep_lengths_and_turn_both_ways() -> None:
+    torch.manual_seed(0)
+    turns = random_rotations(500, 3)
+    torch.testing.assert_close(turns @ turns.transpose(1, 2), torch.eye(3).expand(500, 3, 3))
+    assert 0.4 < (torch.linalg.det(turns) > 0).float().mean() < 0.6
+    assert turns.mean(0).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("view", ["frames", "differences"])
+def test_colours_are_turned_in_training_alone(view: str) -> None:
+    encoder = C3DMotionEncoder(32, 3, width=4, norm="none", view=view, turn_colours=True)
+    video = torch.rand(1, 4, 3, 32, 32) * 2 - 1
+    torch.manual_seed(0)
+    first, second = encoder(video).mean, encoder(video).mean
+    assert (first - second).abs().max() > 1e-3
+    torch.manual_seed(0)
+    turned = torch.einsum("ij,btjhw->btihw", random_rotations(1, 3)[0], video)
+    encoder.eval()
+    torch.testing.assert_close(encoder(video).mean, encoder(video).mean)
+    torch.testing.assert_close(encoder(turned).mean, first)

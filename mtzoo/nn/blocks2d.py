@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mtzoo.errors import MtzooError
 from mtzoo.nn.norm import Norm, needs_bias, norm2d, spectral
 
-CodeOutput = Literal["linear", "tanh", "layer_norm"]
+CodeOutput = Literal["linear", "tanh", "layer_norm", "batch_norm"]
 
 
 def check_image(image: Tensor, channels: int, resolution: int, who: str) -> None:
@@ -67,7 +67,10 @@ def code_output(kind: CodeOutput, dim: int) -> nn.Module:
     Args:
         kind: ``"linear"``: nothing. ``"tanh"``: into (-1, 1), as SVG does. ``"layer_norm"``:
             zero mean and unit variance over each code's dimensions, nothing learned, so that a
-            loss on differences of codes cannot be served by shrinking them.
+            loss on differences of codes cannot be served by shrinking them. ``"batch_norm"``:
+            zero mean and unit variance over the batch in every dimension, nothing learned, so
+            that it cannot be served by one code for all pictures either; takes more than one
+            picture in training, and their running statistics after it.
         dim: Size of the code.
     """
     if kind == "tanh":
@@ -76,6 +79,8 @@ def code_output(kind: CodeOutput, dim: int) -> nn.Module:
         if dim < 2:
             raise MtzooError("a content code of 1 dimension cannot be layer-normalised")
         return nn.LayerNorm(dim, elementwise_affine=False)
+    if kind == "batch_norm":
+        return nn.BatchNorm1d(dim, affine=False)
     return nn.Identity()
 
 

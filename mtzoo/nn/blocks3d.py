@@ -215,6 +215,16 @@ def pool_to(features: Tensor, time: int, space: int) -> Tensor:
     return features
 
 
+def random_rotations(count: int, dim: int) -> Tensor:
+    """Random orthogonal matrices ``(count, dim, dim)``, uniform over rotations and reflections.
+
+    Drawn from torch's generator on the CPU. The sign of R's diagonal makes the QR factor uniform
+    (Mezzadri, "How to generate random matrices from the classical compact groups", 2007).
+    """
+    q, r = torch.linalg.qr(torch.randn(count, dim, dim))
+    return q * r.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
+
+
 class GaussianHead(nn.Module):
     """The end of a motion encoder: pooled features to mean and log-variance.
 
@@ -229,9 +239,11 @@ class GaussianHead(nn.Module):
         time_bins: Bins in time; 1 averages over the clip.
         space_bins: Bins along each side; 1 averages over the map.
         initial_sigma: Standard deviation at the start.
+        mean_spread: Standard deviation over the batch at which each dimension's means are held,
+            around 0; 0 leaves them free.
 
     Raises:
-        MtzooError: ``initial_sigma`` is not positive.
+        MtzooError: ``initial_sigma`` is not positive, or ``mean_spread`` is negative.
     """
 
     def __init__(
@@ -242,10 +254,13 @@ class GaussianHead(nn.Module):
         time_bins: int,
         space_bins: int,
         initial_sigma: float,
+        mean_spread: float = 0.0,
     ) -> None:
         super().__init__()
         if not initial_sigma > 0:
             raise MtzooError(f"motion encoder: initial_sigma must be above 0, not {initial_sigma}")
+        if not mean_spread >= 0:
+            raise MtzooError(f"motion encoder: mean_spread must be 0 or more, not {mean_spread}")
         self.time_bins = time_bins
         self.space_bins = space_bins
         inputs = channels * time_bins * space_bins**2
@@ -255,11 +270,17 @@ class GaussianHead(nn.Module):
         nn.init.zeros_(self.mean.bias)
         nn.init.normal_(self.log_variance.weight, std=0.01 * inputs**-0.5)
         nn.init.constant_(self.log_variance.bias, 2 * math.log(initial_sigma))
+        self.mean_spread = mean_spread
+        if mean_spread:
+            self.standard = nn.BatchNorm1d(motion_dim, affine=False)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, channels, T, S, S)`` to mean and log-variance ``(B, motion_dim)``."""
         flat = pool_to(features, self.time_bins, self.space_bins).flatten(1)
-        return self.mean(flat), self.log_variance(flat)
+        mean = self.mean(flat)
+        if self.mean_spread:
+            mean = self.standard(mean) * self.mean_spread
+        return mean, self.log_variance(flat)
 
 
 class Conv4x4(nn.Sequential):

@@ -51,8 +51,10 @@ class DCGANContentEncoder(ContentEncoder):
         norm: Normalisation after each convolution but the last.
         spectral_norm: Whether the convolutions are spectrally normalised.
         output: What the code passes through last: ``"linear"`` (nothing), ``"tanh"`` (as SVG),
-            or ``"layer_norm"`` (unit variance within each code, so that Eq. 1 cannot be
-            minimised by shrinking all codes).
+            ``"layer_norm"`` (unit variance within each code, so that Eq. 1 cannot be
+            minimised by shrinking all codes), or ``"batch_norm"`` (unit variance of each
+            dimension over the batch, so that it cannot be minimised by making them one, either;
+            SVG has one before its tanh).
 
     Raises:
         MtzooError: A size that cannot work.

@@ -48,8 +48,9 @@ class ResNetContentEncoder(ContentEncoder):
         blocks: Residual blocks at each resolution below the first.
         norm: Normalisation before each activation.
         spectral_norm: Whether convolutions and the linear layer are spectrally normalised.
-        output: What the code passes through last: ``"linear"`` (nothing), ``"tanh"`` or
-            ``"layer_norm"`` (unit variance within each code).
+        output: What the code passes through last: ``"linear"`` (nothing), ``"tanh"``,
+            ``"layer_norm"`` (unit variance within each code) or ``"batch_norm"`` (unit variance
+            of each dimension over the batch).
 
     Raises:
         MtzooError: A size that cannot work.

@@ -108,8 +108,9 @@ class TimmContentEncoder(ContentEncoder):
         pretrained: Whether to start from timm's pretrained weights, fetched to the Hugging Face
             cache where they are not there yet. Without it nothing is downloaded.
         content_dim: Size of the content code.
-        output: What the code passes through last: ``"linear"`` (nothing), ``"tanh"`` or
-            ``"layer_norm"`` (unit variance within each code).
+        output: What the code passes through last: ``"linear"`` (nothing), ``"tanh"``,
+            ``"layer_norm"`` (unit variance within each code) or ``"batch_norm"`` (unit variance
+            of each dimension over the batch).
 
     Raises:
         MtzooError: No such model, one that cannot work at this resolution, or pretrained weights

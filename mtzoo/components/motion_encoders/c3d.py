@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from mtzoo.interfaces import (
@@ -19,6 +20,7 @@ from mtzoo.nn.blocks3d import (
     check_video,
     halvings,
     he_init_,
+    random_rotations,
     widths,
 )
 from mtzoo.nn.conv3d import Conv3d
@@ -72,8 +74,16 @@ class C3DMotionEncoder(MotionEncoder):
             frames, as the motion encoder of MCNet does (Villegas et al. 2017). In differences
             what stands still is gone, so that the motion code carries little content over into
             a transfer; T is then at least 3.
+        turn_colours: Whether each clip's colours are turned by a random rotation or reflection
+            of colour space in training, so that the code cannot carry colours over into a
+            transfer: it never knows which way they were turned.
         norm: After each convolution.
         initial_sigma: Standard deviation of the posterior at the start of training.
+        mean_spread: Standard deviation over the batch at which each dimension's posterior means
+            are held (batch norm without learned scale or shift, after Zhu et al., "A Batch
+            Normalized Inference Network Keeps the KL Vanishing Away", ACL 2020), so that neither
+            KL nor a consistency loss can make all codes one. Takes more than one clip in
+            training. 0 leaves the means free.
 
     Raises:
         MtzooError: The resolution is not supported or a size cannot work.
@@ -93,8 +103,10 @@ class C3DMotionEncoder(MotionEncoder):
         time_bins: int = 4,
         space_bins: int = 4,
         view: Literal["frames", "differences"] = "frames",
+        turn_colours: bool = False,
         norm: Norm = "batch",
         initial_sigma: float = 0.3,
+        mean_spread: float = 0.0,
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
@@ -106,6 +118,7 @@ class C3DMotionEncoder(MotionEncoder):
         self.channels = channels
         self.motion_dim = motion_dim
         self.view = view
+        self.turn_colours = turn_colours
         if view == "differences":
             self.min_frames = 3
         layers: list[nn.Module] = []
@@ -128,6 +141,7 @@ class C3DMotionEncoder(MotionEncoder):
             time_bins=time_bins,
             space_bins=space_bins,
             initial_sigma=initial_sigma,
+            mean_spread=mean_spread,
         )
 
     def forward(self, video: Tensor) -> Gaussian:
@@ -145,5 +159,8 @@ class C3DMotionEncoder(MotionEncoder):
         check_video(video, self.channels, self.resolution, self.min_frames, WHO)
         if self.view == "differences":
             video = video[:, 1:] - video[:, :-1]
+        if self.turn_colours and self.training:
+            turns = random_rotations(len(video), self.channels).to(video)
+            video = torch.einsum("bij,btjhw->btihw", turns, video)
         features = self.features(video.transpose(1, 2))  # (B, C', T', 4, 4)
         return Gaussian(*self.head(features))

@@ -65,6 +65,11 @@ class R2Plus1DMotionEncoder(MotionEncoder):
         space_bins: The same along each side of the 4x4 map; 1 forgets places.
         norm: After each convolution.
         initial_sigma: Standard deviation of the posterior at the start of training.
+        mean_spread: Standard deviation over the batch at which each dimension's posterior means
+            are held (batch norm without learned scale or shift, after Zhu et al., "A Batch
+            Normalized Inference Network Keeps the KL Vanishing Away", ACL 2020), so that neither
+            KL nor a consistency loss can make all codes one. Takes more than one clip in
+            training. 0 leaves the means free.
 
     Raises:
         MtzooError: The resolution is not supported or a size cannot work.
@@ -85,6 +90,7 @@ class R2Plus1DMotionEncoder(MotionEncoder):
         space_bins: int = 4,
         norm: Norm = "batch",
         initial_sigma: float = 0.3,
+        mean_spread: float = 0.0,
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
@@ -109,6 +115,7 @@ class R2Plus1DMotionEncoder(MotionEncoder):
             time_bins=time_bins,
             space_bins=space_bins,
             initial_sigma=initial_sigma,
+            mean_spread=mean_spread,
         )
 
     def forward(self, video: Tensor) -> Gaussian:
