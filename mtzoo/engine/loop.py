@@ -9,34 +9,30 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import hashlib
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import yaml
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtzoo import weights
 from mtzoo.engine import checkpoint, folder, launch, loader, samples
-from mtzoo.engine.average import Average
 from mtzoo.engine.evaluate import evaluate, score, table
 from mtzoo.engine.health import diagnose
 from mtzoo.engine.logs import Board, CsvLog, Terminal
+from mtzoo.engine.memory import keep_freed
 from mtzoo.engine.pending import Pending
-from mtzoo.engine.schedule import scale
 from mtzoo.engine.signals import StopFlag
+from mtzoo.engine.step import HALVES, Step
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Component, Draws, Model, Objective, PairDataset, check_frames
 from mtzoo.recipe import Recipe, build_dataset, build_model, build_objective, load_recipe
-
-Half = Literal["generators", "discriminators"]
-HALVES: tuple[Half, ...] = ("generators", "discriminators")
 
 SAMPLE_PAIRS = 3
 
@@ -150,37 +146,22 @@ class _Run:
         self.options = recipe.engine
         self.output = output
         self.train, self.test, self.model, self.objective = built
-        self.phases = self.objective.phases()
         self.share = self.options.batch_size // fabric.world_size
         self.offset = self.share * fabric.global_rank
-        self.model.to(self.device).train()
-        # Parts that were built frozen stay frozen.
-        self.learning: dict[Half, list[nn.Parameter]] = {
-            "generators": _learning(self.model.generators()),
-            "discriminators": _learning(self.model.discriminators()),
-        }
-        rates = {
-            "generators": self.options.learning_rate,
-            "discriminators": self.options.discriminator_learning_rate
-            or self.options.learning_rate,
-        }
-        self.rates: dict[Half, float] = {half: rates[half] for half in HALVES}
-        self.optimizers: dict[Half, torch.optim.Adam] = {
-            half: torch.optim.Adam(
-                parameters,
-                lr=self.rates[half],
-                betas=self.options.betas,
-                weight_decay=self.options.weight_decay,
-                fused=self.device.type in ("cpu", "cuda"),
-            )
-            for half, parameters in self.learning.items()
-            if parameters
-        }
-        self.average = (
-            Average(self.model, self.options.ema_decay) if self.options.ema_decay else None
+        self.model.to(self.device)
+        if self.device.type == "cpu":
+            keep_freed()
+        self.learn = Step(
+            self.model,
+            self.objective,
+            self.options,
+            seed=recipe.seed,
+            rank=fabric.global_rank,
+            autocast=fabric.autocast,
         )
-        if self.options.compile:
-            _compile(self.model)
+        self.learning = self.learn.learning
+        self.optimizers = self.learn.optimizers
+        self.average = self.learn.average
         self.pending = Pending()
         self.agree = launch.Agreement()
         self.step = 0
@@ -235,7 +216,8 @@ class _Run:
         for step, items in zip(range(self.step, self.options.steps), batches, strict=True):
             batch = loader.to_batch(items, self.device)
             draws = Draws(self.recipe.seed, step, self.offset, self.options.batch_size, self.device)
-            self._step(step, batch, draws)
+            for phase, figures in self.learn(step, batch, draws).items():
+                self.pending.add(phase, step, figures)
             self.step = step + 1
             self.seconds = time.monotonic() - began
             self.terminal.step(self.step)
@@ -255,42 +237,6 @@ class _Run:
                     )
                 raise SystemExit(code)
             self._stop_if_collapsed()
-
-    def _step(self, step: int, batch: Any, draws: Draws) -> None:
-        """One step: the shared forward, then every phase that is due."""
-        torch.manual_seed(_mix(self.recipe.seed, step, self.fabric.global_rank))
-        factor = scale(self.options, step)
-        self._let_learn("generators")
-        with torch.profiler.record_function("forward"), self.fabric.autocast():
-            shared = self.objective.forward(self.model, batch, draws, step)
-        for phase in self.phases:
-            parameters = self.learning[phase.learns]
-            if not phase.due(step) or not parameters:
-                continue
-            self._let_learn(phase.learns)
-            optimizer = self.optimizers[phase.learns]
-            for group in optimizer.param_groups:
-                group["lr"] = factor * self.rates[phase.learns]
-            optimizer.zero_grad(set_to_none=True)
-            with torch.profiler.record_function(phase.name):
-                with self.fabric.autocast():
-                    loss, terms = self.objective.loss(phase, self.model, batch, shared, draws, step)
-                loss.backward()
-                launch.average([p.grad for p in parameters if p.grad is not None])
-                figures = {"loss": loss.detach(), **terms}
-                if self.options.gradient_clip:
-                    figures["gradient_norm"] = nn.utils.clip_grad_norm_(
-                        parameters, self.options.gradient_clip
-                    )
-                optimizer.step()
-            self.pending.add(phase.name, step, figures)
-        if self.average:
-            self.average.update(step)
-
-    def _let_learn(self, half: Half) -> None:
-        for other, parameters in self.learning.items():
-            for parameter in parameters:
-                parameter.requires_grad_(other == half)
 
     def _events(self, batch: Any, draws: Draws) -> None:
         """Whatever is due after a step: log, health, evaluation, samples, checkpoint."""
@@ -433,7 +379,7 @@ class _Run:
     def _headline(self) -> dict[str, float]:
         """The few figures that fit on a line, the most telling first."""
         shown = {"PSNR": score(self.after)} if self.after else {}
-        for phase in self.phases:
+        for phase in self.learn.phases:
             for name in ("loss", "reconstruction"):
                 if (value := self.losses.get(f"{phase.name}/{name}")) is not None:
                     shown[phase.name if name == "loss" else name] = value
@@ -664,30 +610,8 @@ class _Reentered(contextlib.AbstractContextManager):
         self._open.pop().__exit__(*error)
 
 
-def _learning(half: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in half.parameters() if parameter.requires_grad]
-
-
 def _due(done: int, every: int) -> bool:
     return bool(every) and done % every == 0
-
-
-def _mix(seed: int, step: int, rank: int) -> int:
-    """A seed for torch's global generators, different for each (seed, step, rank)."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def _compile(model: Model) -> None:
-    """Compile the networks in place, which keeps the names of their weights.
-
-    Recurrent ones are left to cuDNN: under ``torch.compile`` they break the graph and gain
-    nothing (pytorch#158007).
-    """
-    for part in model.modules():
-        recurrent = any(isinstance(inner, nn.RNNBase) for inner in part.modules())
-        if isinstance(part, Component) and not recurrent:
-            part.compile()
 
 
 def _fingerprint(parameter: Tensor) -> Tensor:

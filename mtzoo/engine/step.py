@@ -1,0 +1,152 @@
+"""One training step: what a run, a benchmark and a profile all do to a model.
+
+Apart from the loop, so that what is measured is what trains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtzoo.engine import launch
+from mtzoo.engine.average import Average
+from mtzoo.engine.options import EngineOptions
+from mtzoo.engine.schedule import scale
+from mtzoo.interfaces import Batch, Component, Draws, Model, Objective
+
+Half = Literal["generators", "discriminators"]
+HALVES: tuple[Half, ...] = ("generators", "discriminators")
+
+
+class Step:
+    """The shared forward, then every phase that is due, then the average.
+
+    No host waits for the device in it: losses stay where they are computed.
+
+    Args:
+        model: On its device; put into training mode. Parts that were built frozen stay frozen.
+        objective: What it learns.
+        options: The recipe's engine section.
+        seed: Of the run.
+        rank: Number of this process.
+        autocast: Makes the context that networks run in, once for each use.
+
+    Attributes:
+        learning: The parameters that learn, by half.
+        optimizers: One for each half that has any.
+        average: The averaged generators, where the recipe averages.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective,
+        options: EngineOptions,
+        *,
+        seed: int,
+        rank: int = 0,
+        autocast: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        self.model = model.train()
+        self.objective = objective
+        self.options = options
+        self.phases = objective.phases()
+        self._seed, self._rank = seed, rank
+        self._autocast = autocast
+        self.learning: dict[Half, list[nn.Parameter]] = {
+            "generators": _learning(model.generators()),
+            "discriminators": _learning(model.discriminators()),
+        }
+        self._rates: dict[Half, float] = {
+            "generators": options.learning_rate,
+            "discriminators": options.discriminator_learning_rate or options.learning_rate,
+        }
+        self.optimizers: dict[Half, torch.optim.Adam] = {
+            half: torch.optim.Adam(
+                parameters,
+                lr=self._rates[half],
+                betas=options.betas,
+                weight_decay=options.weight_decay,
+                fused=parameters[0].device.type in ("cpu", "cuda"),
+            )
+            for half, parameters in self.learning.items()
+            if parameters
+        }
+        self.average = Average(model, options.ema_decay) if options.ema_decay else None
+        if options.compile:
+            compile_parts(model)
+
+    def __call__(self, step: int, batch: Batch, draws: Draws) -> Mapping[str, Mapping[str, Tensor]]:
+        """Train on one batch.
+
+        Args:
+            step: Number of the step, from 0.
+            batch: On the model's device.
+            draws: The step's random numbers.
+
+        Returns:
+            By phase that ran: its ``loss`` and terms, detached scalars on the device.
+        """
+        torch.manual_seed(_mix(self._seed, step, self._rank))
+        factor = scale(self.options, step)
+        self._let_learn("generators")
+        with torch.profiler.record_function("forward"), self._autocast():
+            shared = self.objective.forward(self.model, batch, draws, step)
+        figures: dict[str, Mapping[str, Tensor]] = {}
+        for phase in self.phases:
+            parameters = self.learning[phase.learns]
+            if not phase.due(step) or not parameters:
+                continue
+            self._let_learn(phase.learns)
+            optimizer = self.optimizers[phase.learns]
+            for group in optimizer.param_groups:
+                group["lr"] = factor * self._rates[phase.learns]
+            optimizer.zero_grad(set_to_none=True)
+            with torch.profiler.record_function(phase.name):
+                with self._autocast():
+                    loss, terms = self.objective.loss(phase, self.model, batch, shared, draws, step)
+                loss.backward()
+                launch.average([p.grad for p in parameters if p.grad is not None])
+                found = {"loss": loss.detach(), **terms}
+                if self.options.gradient_clip:
+                    found["gradient_norm"] = nn.utils.clip_grad_norm_(
+                        parameters, self.options.gradient_clip
+                    )
+                optimizer.step()
+            figures[phase.name] = found
+        if self.average:
+            self.average.update(step)
+        return figures
+
+    def _let_learn(self, half: Half) -> None:
+        for other, parameters in self.learning.items():
+            for parameter in parameters:
+                parameter.requires_grad_(other == half)
+
+
+def compile_parts(model: nn.Module) -> None:
+    """Compile a model's components in place, which keeps the names of their weights.
+
+    Recurrent ones are left to cuDNN: under ``torch.compile`` they break the graph and gain
+    nothing (pytorch#158007).
+    """
+    for part in model.modules():
+        recurrent = any(isinstance(inner, nn.RNNBase) for inner in part.modules())
+        if isinstance(part, Component) and not recurrent:
+            part.compile()
+
+
+def _learning(half: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in half.parameters() if parameter.requires_grad]
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """A seed for torch's global generators, different for each (seed, step, rank)."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
