@@ -23,6 +23,7 @@ VERBS = (
     "sample",
     "evaluate",
     "report",
+    "profile",
     "prepare",
     "data",
     "ls",

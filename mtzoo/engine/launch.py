@@ -74,11 +74,12 @@ def fabric(options: EngineOptions) -> Fabric:
         devices=devices,
         num_nodes=nodes,
         strategy=outside if launched_outside() or devices > 1 else "auto",
-        precision="bf16-mixed" if _bf16(options, accelerator) else "32-true",
+        precision="bf16-mixed" if takes_bf16(options, accelerator) else "32-true",
     )
 
 
-def _bf16(options: EngineOptions, accelerator: str) -> bool:
+def takes_bf16(options: EngineOptions, accelerator: str) -> bool:
+    """Whether networks run under bfloat16 autocast on ``accelerator`` (``cpu`` or ``cuda``)."""
     if options.precision != "auto":
         return options.precision == "bf16"
     return accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,177 @@
+"""What a piece of computation costs: operations, FLOPs, bytes, memory, and time beside another's.
+
+Counts are exact and the same on every run. Times on a shared machine are not, so they are taken in
+turn with what they are compared with, and reported as ratios.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+
+@dataclass
+class Cost:
+    """Of one run of something.
+
+    Attributes:
+        operations: Calls that reached the dispatcher below autograd, views included.
+        flops: Floating point operations of convolutions and matrix products, 2 a multiply-add.
+            Recurrent layers that run as one operation are not counted.
+        moved: Bytes of the operands and results of all operations that are not views: what would
+            go through memory if no cache held anything.
+        peak: The largest number of bytes held at a time beyond what was held before.
+    """
+
+    operations: int = 0
+    flops: int = 0
+    moved: int = 0
+    peak: int = 0
+
+
+class Tally(TorchDispatchMode):
+    """Context that fills a `Cost`, available as ``cost``.
+
+    Memory counts tensors only, not an operation's own scratch space.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cost = Cost()
+        self._held = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func._overloadpacket not in flop_registry:
+            # In inference mode composite operations arrive whole; elsewhere autograd opens them.
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        for tensor in inputs:  # what was there before costs nothing
+            self._hold(tensor.untyped_storage(), free=True)
+        result = self._call(func, args, kwargs)
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        packet = func._overloadpacket
+        flops, moved = 0, 0
+        if packet in flop_registry:
+            flops = flop_registry[packet](*args, **kwargs, out_val=result)
+        if not func.is_view:
+            moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
+        for tensor in outputs:
+            self._hold(tensor.untyped_storage())
+        self._note(flops, moved)
+        return result
+
+    def _call(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+    def _note(self, flops: int, moved: int) -> None:
+        self.cost.operations += 1
+        self.cost.flops += flops
+        self.cost.moved += moved
+
+    def _hold(self, storage: torch.UntypedStorage, free: bool = False) -> None:
+        key, size = storage._cdata, 0 if free else storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self._held += size
+        self.cost.peak = max(self.cost.peak, self._held)
+        weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._held -= size
+
+
+def cost(run: Callable[[], object]) -> Cost:
+    """Count what one call of ``run`` costs."""
+    with Tally() as tally:
+        run()
+    return tally.cost
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def in_turn(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    device: torch.device | None = None,
+) -> dict[str, list[float]]:
+    """Time several runs alternately, so that what disturbs the machine disturbs all alike.
+
+    Args:
+        runs: By name.
+        repeats: Rounds that count.
+        warmup: Rounds before them.
+        device: Waited for at both ends of a run; ``None`` is the CPU.
+
+    Returns:
+        Seconds of each round by name.
+    """
+    device = device or torch.device("cpu")
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warmup + repeats):
+        for name, run in runs.items():
+            wait(device)
+            began = time.perf_counter()
+            run()
+            wait(device)
+            if turn >= warmup:
+                found[name].append(time.perf_counter() - began)
+    return found
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """How many times as long ``slow`` takes: the median over rounds taken in turn."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def ceilings(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
+    """What the machine can do at most, measured now: FLOPs and bytes a second.
+
+    The first by a large matrix product, the second by copying a tensor far larger than a cache
+    (bytes read and written).
+    """
+    side, size = (1024, 64 << 20) if device.type == "cpu" else (8192, 1 << 30)
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    b = torch.randn(side, side, device=device, dtype=dtype)
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = in_turn(
+        {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, repeats=7, device=device
+    )
+    return 2 * side**3 / min(times["product"]), 2 * size / min(times["copy"])
+
+
+def floor(cost: Cost, inputs: int, ceilings: tuple[float, float]) -> float:
+    """The least seconds that a run can take: its arithmetic or its unavoidable traffic alone.
+
+    Args:
+        cost: Of the run.
+        inputs: Bytes that have to be read or written whatever the implementation: inputs,
+            weights, results.
+        ceilings: See `ceilings`.
+    """
+    return max(cost.flops / ceilings[0], inputs / ceilings[1])

@@ -1,0 +1,153 @@
+"""The profile puts each operation down to its component, and the verb says and keeps it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from engine_kit import TINY, tiny
+from torch import nn
+
+from mtzoo.cli import main
+from mtzoo.engine.measure import Tally, cost, floor, in_turn, ratio
+from mtzoo.engine.profile import REST, Attributed, profile
+
+
+def test_costs_by_hand():
+    # Four operations; the largest three tensors of 4000 bytes live at once.
+    def run() -> None:
+        x = torch.zeros(1000)
+        y = x + 1
+        z = y * 2
+        del x, y
+        z.exp()
+
+    found = cost(run)
+    assert (found.operations, found.flops) == (4, 0)
+    assert found.moved == 4000 + 3 * 8000
+    assert found.peak == 12_000
+
+
+def test_a_product_is_two_flops_a_multiply_add():
+    a, b = torch.zeros(3, 5), torch.zeros(5, 7)
+    assert cost(lambda: a @ b).flops == 2 * 3 * 5 * 7
+
+
+def test_what_was_there_before_is_not_counted():
+    x = torch.zeros(1000)
+    assert cost(lambda: x.add_(1)).peak == 0
+
+
+def test_the_floor_is_the_narrower_ceiling():
+    found = cost(lambda: torch.zeros(10, 10) @ torch.zeros(10, 10))
+    assert floor(found, 100, (2000.0, 1e9)) == pytest.approx(1.0)
+    assert floor(found, 100, (1e9, 50.0)) == pytest.approx(2.0)
+
+
+def test_runs_take_turns():
+    order: list[str] = []
+    times = in_turn({n: lambda n=n: order.append(n) for n in "ab"}, repeats=2, warmup=1)
+    assert order == list("ababab")
+    assert [len(found) for found in times.values()] == [2, 2]
+    assert ratio([4.0, 9.0, 8.0], [2.0, 3.0, 2.0]) == 3.0
+
+
+def test_operations_go_to_the_component_that_made_them():
+    torch.manual_seed(0)
+    one, two = nn.Linear(4, 8), nn.Linear(8, 2)
+    tally = Attributed({"one": one, "two": two}, torch.device("cpu"))
+    x = torch.randn(3, 4, requires_grad=True)
+    with tally.watching():
+        (two(one(x).relu()) ** 2).sum().backward()
+    first, second = tally.shares["one"], tally.shares["two"]
+    assert (first.forward.flops, second.forward.flops) == (2 * 3 * 4 * 8, 2 * 3 * 8 * 2)
+    assert (first.backward.flops, second.backward.flops) == (2 * 192, 2 * 96)
+    assert (first.parameters, first.calls) == (40, 1)
+    assert tally.shares[REST].forward.flops == 0
+    parts = [s.forward.operations + s.backward.operations for s in tally.shares.values()]
+    assert sum(parts) == tally.cost.operations
+    assert not one._forward_hooks
+    assert isinstance(tally, Tally)
+
+
+def test_a_recipe_is_measured(tmp_path: Path):
+    trace = tmp_path / "trace.json"
+    result = profile(tiny(tmp_path), batch_size=1, repeats=1, trace=trace)
+    assert sum(part["share"] for part in result["components"]) == pytest.approx(1)
+    named = {part["name"]: part for part in result["components"]}
+    assert set(named) == {
+        *(f"{what}_{kind}" for what in ("content", "motion") for kind in ("encoder",)),
+        "motion_generator",
+        "image_generator",
+        "image_discriminator",
+        "video_discriminator",
+        REST,
+    }
+    assert named["image_generator"]["calls"] == 1
+    # Weights and inputs, but no weights of the first layer's inputs.
+    generator = named["image_generator"]
+    assert generator["backward"]["flops"] == pytest.approx(2 * generator["forward"]["flops"])
+    assert named["video_discriminator"]["calls"] == 2
+    assert {entry["setting"] for entry in result["advice"]} == {
+        "engine.compile: true",
+        "engine.precision: bf16",
+    }
+    for entry in result["advice"]:
+        assert entry["gain"] > 0
+        assert entry["difference"] < 0.2
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"discriminator", "generator", "image_generator"} <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--batch", "0"], "--batch must lie between 1 and 4096, not 0"),
+        (["--repeats", "0"], "--repeats must lie between 1 and 4096"),
+        (["--output", "{tmp}/tiny.yaml"], "tiny.yaml is a file; give a folder"),
+        (["--output", "{tmp}/no/such"], "does not exist; create it first"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY, encoding="utf-8")
+    filled = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    assert main(["profile", "--recipe", str(recipe), *filled]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
+def test_the_text_has_a_row_a_component_and_the_advice(tmp_path: Path):
+    from mtzoo.cli.profile import text
+
+    share = {"flops": 2_000_000_000, "operations": 7}
+    part = {"parameters": 1234, "calls": 2, "forward": share, "backward": share, "kept": 2**20}
+    result = {
+        "recipe": "r",
+        "device": "cpu",
+        "batch_size": 2,
+        "frames": 16,
+        "resolution": 64,
+        "components": [{"name": "a", "share": 0.25, **part}, {"name": "b", "share": 0.75, **part}],
+        "step": {
+            "seconds": 0.5,
+            "flops": 8_000_000_000,
+            "operations": 28,
+            "peak": 2**21,
+            "floor_seconds": 0.25,
+        },
+        "advice": [{"setting": "s", "gain": 1.5, "difference": 1e-3, "worth": True}],
+    }
+    lines = text(result).splitlines()
+    rows = [line for line in lines if line.startswith("|")][2:]
+    assert rows == [
+        "| b | 1,234 | 2 | 2.00 | 2.00 | 14 | 75.0 | 1.0 |",
+        "| a | 1,234 | 2 | 2.00 | 2.00 | 14 | 25.0 | 1.0 |",
+    ]
+    assert "2.0 times what its arithmetic takes" in text(result)
+    assert lines[-1] == "- s: 1.50 times as fast, losses within 1.0e-03: worth it"
