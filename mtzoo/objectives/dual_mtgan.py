@@ -48,7 +48,7 @@ def kl_divergence(posterior: Gaussian, reduction: Literal["sum", "mean"] = "sum"
     Returns:
         Scalar, mean over the batch.
     """
-    mean, log_variance = posterior.mean.float(), posterior.log_variance.float()
+    mean, log_variance = _full(posterior.mean), _full(posterior.log_variance)
     each = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
     return (each.sum(1) if reduction == "sum" else each.mean(1)).mean()
 
@@ -349,7 +349,7 @@ class DualMTGANObjective(Objective):
                 *fakes_y,
             ]
             logits = model.image_discriminator(torch.cat(conditions), torch.cat(pictures))
-            real_x, fake_x, wrong_x, real_y, wrong_y, *fake_y = logits.float().split(count)
+            real_x, fake_x, wrong_x, real_y, wrong_y, *fake_y = _full(logits).split(count)
             image = image_adversarial(real_x, fake_x, wrong_x, self.adversarial)
             image = image + image_adversarial(real_y, torch.cat(fake_y), wrong_y, self.adversarial)
             loss = loss + image
@@ -361,7 +361,7 @@ class DualMTGANObjective(Objective):
             }
         if model.video_discriminator is not None and self.total.lambda_v > 0:
             shown = torch.cat([batch.video, batch.target_video, own, *targets])
-            logits = model.video_discriminator(shown).float()
+            logits = _full(model.video_discriminator(shown))
             real_x, real_y, fake_x, *fake_y = logits.split(count)
             video = video_adversarial(real_x, fake_x, self.adversarial)
             video = video + video_adversarial(real_y, torch.cat(fake_y), self.adversarial)
@@ -378,9 +378,9 @@ class DualMTGANObjective(Objective):
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         count = len(batch.video)
         zero = batch.video.new_zeros(())
-        content = content_consistency(shared.content.float())
+        content = content_consistency(_full(shared.content))
         reconstruction = reconstruction_loss(
-            shared.reconstruction.float(), batch.video[:, shared.painted], self.reconstruction
+            _full(shared.reconstruction), batch.video[:, shared.painted], self.reconstruction
         )
         kl = kl_divergence(shared.posterior, self.kl_reduction)
         terms = {"content": content, "reconstruction": reconstruction, "kl": kl}
@@ -399,16 +399,16 @@ class DualMTGANObjective(Objective):
                     _pick(v, draws, _FRAME_Y + i * _OTHER) for i, v in enumerate(targets)
                 ]
                 logits = model.image_discriminator(torch.cat(conditions), torch.cat(pictures))
-                own, other = logits.float().split([count, count * len(targets)])
+                own, other = _full(logits).split([count, count * len(targets)])
                 # The halves of Eq. 5 stay on the generator's side too.
                 image = 0.5 * (
                     generator_loss(own, self.adversarial) + generator_loss(other, self.adversarial)
                 )
                 terms["image"] = image
             if model.video_discriminator is not None and self.total.lambda_v > 0:
-                logits = model.video_discriminator(
-                    torch.cat([shared.reconstruction, *targets])
-                ).float()
+                logits = _full(
+                    model.video_discriminator(torch.cat([shared.reconstruction, *targets]))
+                )
                 own, other = logits.split([count, count * len(targets)])
                 video = generator_loss(own, self.adversarial) + generator_loss(
                     other, self.adversarial
@@ -443,8 +443,9 @@ class DualMTGANObjective(Objective):
         finally:
             for parameter in learning:
                 parameter.requires_grad_(True)
-        own, other = again.float().chunk(2)
-        return motion_consistency(own, target.float()) + motion_consistency(other, target.float())
+        own, other = _full(again).chunk(2)
+        target = _full(target)
+        return motion_consistency(own, target) + motion_consistency(other, target)
 
     @torch.no_grad()
     def health(self, model: DualMTGAN, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:
@@ -495,6 +496,11 @@ class DualMTGANObjective(Objective):
 def _grown(steps: int, ramp: int) -> float:
     """Factor of a term that grows linearly to 1 over ``ramp`` steps; the first has 1/ramp."""
     return min(1.0, (steps + 1) / ramp) if ramp else 1.0
+
+
+def _full(values: Tensor) -> Tensor:
+    """In at least fp32, whatever autocast made them: losses are sums of many."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _pick(video: Tensor, draws: Draws, stream: int) -> Tensor:

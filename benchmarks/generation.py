@@ -1,0 +1,151 @@
+"""Generation of 16-frame videos, codes and first frame to video: variants beside the reference.
+
+    python benchmarks/generation.py [--batch 1 8] [--threads 2] [--device cpu] [--output FILE.json]
+
+What `sample` does with a picture and drawn codes (E_C, G_T, G_I), with the weights of
+dual_mtgan_weizmann as they are drawn. The reference is the plain one of `reference_step.py`:
+contiguous NCHW, eager, fp32, nothing folded, all frames in one pass of G_I; and once more with a
+pass for each frame. Each round runs all variants in turn. The floor is the arithmetic at the speed
+of a large matrix product and the weights at the speed of a large copy, both measured in the same
+run, in fp32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from reference_step import RECIPE, Reference
+from report import keep, markdown, surroundings
+from torch import Tensor, nn
+
+from mtzoo.engine.measure import ceilings, cost, floor, in_turn, ratio
+from mtzoo.models.dual_mtgan import DualMTGAN
+from mtzoo.nn.fold import fold
+from mtzoo.recipe import build_model, load_recipe
+
+FRAMES, SIDE = 16, 64
+
+
+def settle(model: nn.Module) -> None:
+    """Give batch norms statistics of their own, as training would."""
+    model.train()
+    with torch.no_grad():
+        video = torch.rand(2, FRAMES, 3, SIDE, SIDE) * 2 - 1
+        for _ in range(3):
+            model.reconstruct(video)
+    model.eval()
+
+
+def variants(model: DualMTGAN, batch: int, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """Ways to make the same videos."""
+    image = (torch.rand(batch, 3, SIDE, SIDE) * 2 - 1).to(device)
+    image = image.contiguous(memory_format=torch.channels_last)
+    code = torch.randn(batch, model.motion_dim).to(device)
+    reference = Reference(model, load_recipe(RECIPE))
+    plain = image.contiguous()
+
+    def make(ours: DualMTGAN) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with torch.inference_mode():
+                motion = ours.motion_generator(code, FRAMES)
+                return ours.paint(ours.content_encoder(image), motion, image)
+
+        return run
+
+    def frozen(ours: DualMTGAN) -> DualMTGAN:
+        # Weights as constants, which the compiler lays out once as the kernels want them.
+        for part in (ours.content_encoder, ours.image_generator):
+            part.compile(options={"freezing": True})
+        return ours
+
+    return {
+        "reference": lambda: reference.sample(plain, code, FRAMES),
+        "reference, frame by frame": lambda: reference.sample(plain, code, FRAMES, together=False),
+        "eager": make(model),
+        "folded": make(fold(model)),
+        "folded, compiled": make(frozen(fold(model))),
+        "folded, bf16": make(fold(model, dtype=torch.bfloat16)),
+        "folded, bf16, compiled": make(frozen(fold(model, dtype=torch.bfloat16))),
+    }
+
+
+def compare(batches: list[int], repeats: int, device: torch.device) -> dict[str, object]:
+    """All variants at all batch sizes."""
+    torch.manual_seed(0)
+    recipe = load_recipe(RECIPE)
+    model = build_model(recipe.model, resolution=SIDE, channels=3)
+    assert isinstance(model, DualMTGAN)
+    settle(model)
+    model.to(device)
+    limits = ceilings(device)
+    found: dict[str, Mapping[str, object]] = {}
+    for batch in batches:
+        runs = variants(model, batch, device)
+        outputs = {name: run() for name, run in runs.items()}
+        expected = outputs["reference"]
+        costs = {name: cost(run) for name, run in runs.items() if "compiled" not in name}
+        times = in_turn(runs, repeats=repeats, warmup=2, device=device)
+        networks = (model.content_encoder, model.motion_generator, model.image_generator)
+        weights = sum(p.numel() * 4 for part in networks for p in part.parameters())
+        least = floor(costs["folded"], weights + expected.numel() * 4, limits)
+        for name in runs:
+            error = (outputs[name] - expected).abs().max() / expected.abs().max()
+            found[f"{batch}, {name}"] = {
+                "speed": ratio(times["reference"], times[name]),
+                "seconds": statistics.median(times[name]),
+                "above the floor": min(times[name]) / least,
+                "relative error": float(error),
+                **(dataclasses.asdict(costs[name]) if name in costs else {}),
+            }
+    return {"ceilings": limits, **surroundings(device.type), "results": found}
+
+
+def table(result: Mapping[str, object]) -> str:
+    """For people."""
+    head = (
+        "batch, variant",
+        "speed, as a multiple of the reference's",
+        "operations",
+        "GF",
+        "MiB moved",
+        "peak MiB beyond weights",
+        "times its floor",
+        "largest error relative to the largest value",
+    )
+    rows = [
+        (
+            name,
+            f"{entry['speed']:.2f}",
+            entry.get("operations", "-"),
+            f"{entry['flops'] / 1e9:.2f}" if "flops" in entry else "-",
+            f"{entry['moved'] / 2**20:.0f}" if "moved" in entry else "-",
+            f"{entry['peak'] / 2**20:.1f}" if "peak" in entry else "-",
+            f"{entry['above the floor']:.2f}",
+            f"{entry['relative error']:.1e}",
+        )
+        for name, entry in result["results"].items()
+    ]
+    return markdown(head, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    result = compare(args.batch, args.repeats, torch.device(args.device))
+    keep(args.output, result)
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

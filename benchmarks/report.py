@@ -1,0 +1,44 @@
+"""What all benchmarks print and keep: where and when it was measured, and tables."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+# What a reader of docs/performance.md types, by result file.
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def surroundings(device: str = "cpu") -> dict[str, object]:
+    """Hardware, threads, versions and day."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].partition(":")[2].strip() if lines else name
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    return {
+        "hardware": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__.partition("+")[0],
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def keep(path: Path | None, result: Mapping[str, object]) -> None:
+    """Write a result as JSON where a path is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,89 @@
+"""The tables of docs/performance.md from the results of the benchmarks.
+
+    python benchmarks/tables.py             # from benchmarks/results
+    python benchmarks/tables.py --measure   # measure everything that this machine can, first
+
+A table stands between ``<!-- NAME -->`` and ``<!-- end -->`` with its command, hardware and date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import exchange
+import generation
+import reference_step
+import torch
+from report import RESULTS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+
+
+class Entry(NamedTuple):
+    """Where a table comes from."""
+
+    script: str
+    arguments: tuple[str, ...]
+    table: Callable[[Mapping[str, Any]], str]
+    needs_gpu: bool = False
+
+    def command(self) -> str:
+        """What a reader types."""
+        return " ".join(["python", f"benchmarks/{self.script}.py", *self.arguments])
+
+
+TABLES = {
+    "step_cpu": Entry("reference_step", (), reference_step.table),
+    "generation_cpu": Entry("generation", (), generation.table),
+    "exchange_cpu": Entry("exchange", (), exchange.table),
+    "generation_cuda": Entry(
+        "generation",
+        ("--device", "cuda", "--batch", "1", "8", "32", "128", "512"),
+        generation.table,
+        needs_gpu=True,
+    ),
+}
+
+
+def shown(name: str, entry: Entry) -> str:
+    """A table with what it needs to be believed, or that there is none yet."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return f"Not yet measured. `{entry.command()}`"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    where = (
+        f"`{entry.command()}`; {result['hardware']}, {result['threads']} threads, "
+        f"torch {result['torch']}, {result['date']}."
+    )
+    return f"{where}\n\n{entry.table(result)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--measure", action="store_true")
+    args = parser.parse_args()
+    page = PAGE.read_text(encoding="utf-8")
+    for name, entry in TABLES.items():
+        if args.measure and (torch.cuda.is_available() or not entry.needs_gpu):
+            script = Path(__file__).parent / f"{entry.script}.py"
+            output = ["--output", str(RESULTS / f"{name}.json")]
+            subprocess.run([sys.executable, str(script), *entry.arguments, *output], check=True)
+        block = f"<!-- {name} -->\n\n{shown(name, entry)}\n\n<!-- end -->"
+        page, found = re.subn(
+            rf"<!-- {name} -->.*?<!-- end -->", lambda _, b=block: b, page, flags=re.DOTALL
+        )
+        if found != 1:
+            raise SystemExit(f"{PAGE} has {found} places for the table {name!r}; it needs one")
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
