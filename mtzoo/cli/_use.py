@@ -186,6 +186,14 @@ def load(path: str, device: torch.device) -> tuple[Model, dict[str, Any]]:
     return load_model(path, device=device), read_config(path)
 
 
+def load_folded(path: str, device: torch.device) -> tuple[Model, dict[str, Any]]:
+    """Return the same, rearranged for inference (`mtzoo.nn.fold`): equal up to rounding."""
+    from mtzoo.nn.fold import fold
+
+    model, config = load(path, device)
+    return fold(model), config
+
+
 @contextlib.contextmanager
 def computing(device: torch.device) -> Iterator[None]:
     """Turn running out of memory into one line with the way out."""

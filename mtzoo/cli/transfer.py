@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from mtzoo.interfaces import as_frames
 
     device = _use.pick_device(args.device)
-    model, config = _use.load(args.model, device)
+    model, config = _use.load_folded(args.model, device)
     frames = args.frames or config["frames"]
     image = media.read_image(args.image, resolution=model.resolution)
     clip = media.read_video(args.video, resolution=model.resolution, frames=frames, fps=args.fps)

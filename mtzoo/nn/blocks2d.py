@@ -229,6 +229,24 @@ class CodeToMap(nn.Module):
             x = x + self.bias.to(x.dtype)
         return x.permute(0, 3, 1, 2)
 
+    @torch.no_grad()
+    def fold_(self, norm: nn.BatchNorm2d) -> None:
+        """Take in, for good, what ``norm`` does to the map in eval mode; in place."""
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        shift = -norm.running_mean * scale
+        if norm.bias is not None:
+            shift = shift + norm.bias
+        if self.bias is not None:
+            shift = shift + self.bias * scale
+        # Rows of the weight are ordered H, W, C.
+        self.linear.weight.mul_(scale.repeat(16)[:, None])
+        self.linear.bias = nn.Parameter(shift.repeat(16), requires_grad=False)
+        self.bias = None
+
 
 def double(x: Tensor) -> Tensor:
     """Double height and width bilinearly.

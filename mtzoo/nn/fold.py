@@ -1,0 +1,175 @@
+"""Networks made ready for inference: normalisations folded away, few-channel layers rearranged.
+
+In eval mode batch norm is one multiplication and one addition a channel with fixed numbers, which
+the weights before it can take in; spectral norm is a fixed factor. A transposed convolution to
+three channels leaves most of a processor's vector idle; as a 3x3 convolution to four times the
+channels and a rearrangement of pixels it does 9/4 of the arithmetic in less time.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from mtzoo.interfaces import ImageGenerator
+from mtzoo.nn.blocks2d import CodeToMap
+
+M = TypeVar("M", bound=nn.Module)
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+FEW_CHANNELS = 4
+"""Up to so many output channels a transposed convolution is rearranged."""
+
+
+def fold(module: M, *, dtype: torch.dtype = torch.float32) -> M:
+    """Copy a module for inference: same inputs, same outputs up to rounding, fewer operations.
+
+    - Spectral norms become plain weights.
+    - A batch norm that follows a convolution or a linear layer within an ``nn.Sequential`` is
+      folded into it. Other norms depend on their input and stay.
+    - A transposed 4x4 convolution of stride 2 to few channels becomes a `SubpixelConv2d`.
+    - With a lower ``dtype`` image generators, which do nearly all of the arithmetic, compute in it
+      and still take and give float32.
+
+    Args:
+        module: A component or a whole model, on any device; left as it is.
+        dtype: What image generators compute in: ``torch.float32``, or ``torch.bfloat16`` for
+            hardware that is faster at it (parity is then that of 8 significant bits).
+
+    Returns:
+        A copy in eval mode whose parameters need no gradients. It cannot be trained, and its state
+        dict has other names.
+    """
+    folded = copy.deepcopy(module).eval().requires_grad_(False)
+    for part in list(folded.modules()):
+        if parametrize.is_parametrized(part):
+            _settle(part)
+    for part in list(folded.modules()):
+        if isinstance(part, nn.Sequential):
+            _fold_norms(part)
+    for part in list(folded.modules()):
+        for name, child in part.named_children():
+            if _to_few_channels(child):
+                setattr(part, name, SubpixelConv2d(child))
+    if dtype != torch.float32:
+        for part in folded.modules():
+            if isinstance(part, ImageGenerator):
+                part.to(dtype)
+                part.register_forward_pre_hook(_Cast(dtype), with_kwargs=True)
+                part.register_forward_hook(lambda _, __, made: made.float())
+    return folded.requires_grad_(False)
+
+
+class SubpixelConv2d(nn.Module):
+    """A 4x4 transposed convolution of stride 2 and padding 1 as a 3x3 one and a pixel shuffle.
+
+    Each of the four pixels that an input pixel becomes is a 2x2 convolution of its surroundings
+    (Shi et al. 2016); padded with zeros to 3x3 they are one convolution.
+
+    Args:
+        layer: What to compute; its weights are copied.
+    """
+
+    def __init__(self, layer: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        inputs, outputs = layer.in_channels, layer.out_channels
+        weight = layer.weight.new_zeros(outputs, 2, 2, inputs, 3, 3)
+        # Output pixel 2 m + a takes input pixel m + d times the kernel's row a + 1 - 2 d.
+        taps = [(a, d, a + 1 - 2 * d) for a in (0, 1) for d in (-1, 0, 1) if 0 <= a + 1 - 2 * d < 4]
+        for a, d, row in taps:
+            for b, e, column in taps:
+                weight[:, a, b, :, d + 1, e + 1] = layer.weight[:, :, row, column].T
+        self.weight = nn.Parameter(
+            weight.reshape(4 * outputs, inputs, 3, 3).contiguous(memory_format=torch.channels_last)
+        )
+        self.bias = None
+        if layer.bias is not None:
+            self.bias = nn.Parameter(layer.bias.detach().repeat_interleave(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, inputs, H, W)`` to ``(N, outputs, 2 H, 2 W)``."""
+        return nn.functional.pixel_shuffle(
+            nn.functional.conv2d(x, self.weight, self.bias, padding=1), 2
+        )
+
+
+class _Cast:
+    """Forward pre-hook that brings floating point arguments to a type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return tuple(map(self._cast, args)), {k: self._cast(v) for k, v in kwargs.items()}
+
+    def _cast(self, value: Any) -> Any:
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(self.dtype) if floating else value
+
+
+def _settle(part: nn.Module) -> None:
+    """Turn parametrised weights into plain ones.
+
+    torch's own way takes the weight's property off the module's class, which a copy shares with
+    its original.
+    """
+    names = list(part.parametrizations)  # type: ignore[arg-type]
+    values = {name: getattr(part, name).detach().clone() for name in names}
+    part.__class__ = parametrize.type_before_parametrizations(part)
+    del part.parametrizations
+    for name, value in values.items():
+        part.register_parameter(name, nn.Parameter(value))
+
+
+def _to_few_channels(layer: nn.Module) -> bool:
+    return (
+        isinstance(layer, nn.ConvTranspose2d)
+        and layer.out_channels <= FEW_CHANNELS
+        and (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (2, 2), (1, 1))
+        and (layer.output_padding, layer.dilation, layer.groups) == ((0, 0), (1, 1), 1)
+    )
+
+
+def _fold_norms(sequence: nn.Sequential) -> None:
+    for index in range(1, len(sequence)):
+        norm = sequence[index]
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+            continue
+        place, name = _last(sequence, str(index - 1))
+        folded = _folded(getattr(place, name), norm)
+        if folded is not None:
+            setattr(place, name, folded)
+            sequence[index] = nn.Identity()
+
+
+def _last(place: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Where the layer lies whose output is that of ``place.name``."""
+    layer = getattr(place, name)
+    while isinstance(layer, nn.Sequential) and len(layer):
+        place, name = layer, str(len(layer) - 1)
+        layer = getattr(place, name)
+    return place, name
+
+
+def _folded(layer: nn.Module, norm: _BatchNorm) -> nn.Module | None:
+    """The layer with the norm in its weights; ``None`` where it cannot take it in."""
+    if isinstance(layer, _CONVOLUTIONS):
+        return fuse_conv_bn_eval(layer, norm)
+    if isinstance(layer, _TRANSPOSED) and layer.groups == 1:
+        return fuse_conv_bn_eval(layer, norm, transpose=True)
+    if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+        return fuse_linear_bn_eval(layer, norm)
+    if isinstance(layer, CodeToMap) and isinstance(norm, nn.BatchNorm2d):
+        layer.fold_(norm)
+        return layer
+    return None
