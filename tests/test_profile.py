@@ -72,6 +72,8 @@ def test_operations_go_to_the_component_that_made_them():
     assert isinstance(tally, Tally)
 
 
+# torch._dynamo looks at .grad of whatever enters a compiled part, codes as well.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_recipe_is_measured(tmp_path: Path):
     trace = tmp_path / "trace.json"
     result = profile(tiny(tmp_path), batch_size=1, repeats=1, trace=trace)
@@ -94,9 +96,10 @@ def test_a_recipe_is_measured(tmp_path: Path):
         "engine.compile: true",
         "engine.precision: bf16",
     }
-    for entry in result["advice"]:
-        assert entry["gain"] > 0
-        assert entry["difference"] < 0.2
+    compiled, halved = result["advice"]
+    assert min(compiled["gain"], halved["gain"]) > 0
+    assert compiled["difference"] < 1e-4
+    assert 1e-6 < halved["difference"] < 0.2
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     assert {"discriminator", "generator", "image_generator"} <= names
 

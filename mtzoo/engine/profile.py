@@ -122,7 +122,7 @@ class Attributed(Tally):
         if self._inside:
             share = self.shares[self._inside[-1]]
         else:
-            share = self.shares[node.metadata.get("part", REST) if node is not None else REST]
+            share = self.shares[REST if node is None else _notes(node).get("part", REST)]
         backward = node is not None and not self._inside
         cost = share.backward if backward else share.forward
         cost.operations += 1
@@ -134,15 +134,20 @@ class Attributed(Tally):
             share.forward_seconds += self._seconds
 
 
+def _notes(node: Any) -> dict[str, Any]:
+    """What can be written on a node of the autograd graph."""
+    return node.metadata
+
+
 def _mark(result: Any, inputs: Any, name: str) -> None:
     """Write ``name`` on the nodes of the autograd graph between inputs and result."""
     ends = {leaf.grad_fn for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
     nodes = [leaf.grad_fn for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
     while nodes:
         node = nodes.pop()
-        if node is None or node in ends or "part" in node.metadata:
+        if node is None or node in ends or "part" in _notes(node):
             continue
-        node.metadata["part"] = name
+        _notes(node)["part"] = name
         nodes.extend(following for following, _ in node.next_functions)
 
 
