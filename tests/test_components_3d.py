@@ -457,6 +457,9 @@ def test_means_are_held_at_their_spread_over_the_batch(name: str) -> None:
         mean.std(0, unbiased=False), torch.full((5,), 0.7), rtol=0.02, atol=0
     )
     torch.testing.assert_close(mean.mean(0), torch.zeros(5), rtol=0, atol=1e-5)
+    with pytest.raises(MtzooError, match="batch of 1"):
+        encoder(videos[:1])
+    assert encoder.eval()(videos[:1]).mean.shape == (1, 5)
     with pytest.raises(MtzooError, match="mean_spread must be 0 or more"):
         motion_encoders.get(name)(32, 3, width=4, mean_spread=-1.0)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
-from mtzoo.nn.norm import Norm, needs_bias, norm2d, spectral
+from mtzoo.nn.norm import Norm, Standard, needs_bias, norm2d, spectral
 
 CodeOutput = Literal["linear", "tanh", "layer_norm", "batch_norm"]
 
@@ -80,7 +80,7 @@ def code_output(kind: CodeOutput, dim: int) -> nn.Module:
             raise MtzooError("a content code of 1 dimension cannot be layer-normalised")
         return nn.LayerNorm(dim, elementwise_affine=False)
     if kind == "batch_norm":
-        return nn.BatchNorm1d(dim, affine=False)
+        return Standard(dim)
     return nn.Identity()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import check_frames
 from mtzoo.nn.conv3d import Conv3d
-from mtzoo.nn.norm import Norm, needs_bias, norm3d, spectral
+from mtzoo.nn.norm import Norm, Standard, needs_bias, norm3d, spectral
 
 SLOPE = 0.2  # of the leaky ReLU, as in DCGAN's discriminator
 
@@ -272,7 +272,7 @@ class GaussianHead(nn.Module):
         nn.init.constant_(self.log_variance.bias, 2 * math.log(initial_sigma))
         self.mean_spread = mean_spread
         if mean_spread:
-            self.standard = nn.BatchNorm1d(motion_dim, affine=False)
+            self.standard = Standard(motion_dim)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, channels, T, S, S)`` to mean and log-variance ``(B, motion_dim)``."""

@@ -9,7 +9,7 @@ import math
 from typing import Literal, TypeVar, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from mtzoo.errors import MtzooError, did_you_mean
@@ -91,6 +91,29 @@ def spectral(module: M, enabled: bool) -> M:
     if enabled:
         parametrizations.spectral_norm(module)
     return module
+
+
+class Standard(nn.BatchNorm1d):
+    """Codes ``(N, dim)`` to mean 0 and variance 1 over the batch in every dimension.
+
+    Nothing is learned. In training N is at least 2; after it the running statistics are used.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, affine=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Standardise ``(N, dim)``.
+
+        Raises:
+            MtzooError: One code in training.
+        """
+        if self.training and len(input) < 2:
+            raise MtzooError(
+                "a batch of 1 has no spread to hold codes at; take engine.batch_size 2 or more for "
+                "each process, or set mean_spread: 0 and an output other than batch_norm"
+            )
+        return super().forward(input)
 
 
 _WEIGHTED = (
