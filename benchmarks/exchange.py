@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # what each of the two processes has
     result = {**surroundings(), **measure(args.recipe, args.repeats)}
     keep(args.output, result)
     print(table(result))

@@ -394,10 +394,11 @@ def work(name: str, recipe: Recipe, sizes: tuple[int, int, int], threads: int, l
     torch.manual_seed(recipe.seed)
     count, frames, side = sizes
     model = build_model(recipe.model, resolution=side, channels=3, where=recipe.where)
-    if name.startswith("reference"):
-        run = Reference(model, recipe, name.rpartition(" ")[2])
-    else:
+    if not name.startswith("reference") or "memory kept" in name:
         memory.keep_freed()  # as `mtzoo fit` does
+    if name.startswith("reference"):
+        run = Reference(model, recipe, "pass" if "a pass" in name else "step")
+    else:
         engine = dataclasses.replace(recipe.engine, compile="compiled" in name)
         objective = build_objective(recipe.objective, where=recipe.where)
         run = Step(model, objective, engine, seed=recipe.seed)
@@ -510,7 +511,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args, overrides = parser.parse_known_args()
     torch.set_num_threads(args.threads)
-    names = ["mtzoo", "reference, statistics a pass", "reference, statistics a step"]
+    kinds = ("reference, statistics a pass", "reference, statistics a step")
+    names = ["mtzoo", *kinds, *(f"{kind}, memory kept" for kind in kinds)]
     if args.compiled:
         names.insert(1, "mtzoo, compiled")
     recipe = load_recipe(args.recipe, overrides)
