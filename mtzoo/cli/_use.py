@@ -120,6 +120,17 @@ def test_pairs(
     return build_dataset(section, split="test", seed=args.seed), section
 
 
+def add_protocol(parser: argparse.ArgumentParser) -> None:
+    """Add ``--protocol``."""
+    parser.add_argument(
+        "--protocol",
+        default="mtzoo",
+        metavar="NAME",
+        help="how SSIM is computed and how many samples are drawn: mtzoo, svg2018, savp2018, "
+        "srvp2020 (mtzoo)",
+    )
+
+
 def add_lpips(parser: argparse.ArgumentParser) -> None:
     """Add the option that says on which network LPIPS stands."""
     parser.add_argument(

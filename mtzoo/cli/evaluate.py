@@ -29,13 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder to make for the results"
     )
-    parser.add_argument(
-        "--protocol",
-        default="mtzoo",
-        metavar="NAME",
-        help="how SSIM is computed and how many samples are drawn: mtzoo, svg2018, savp2018, "
-        "srvp2020 (mtzoo)",
-    )
+    _use.add_protocol(parser)
     parser.add_argument(
         "--samples", type=int, metavar="N", help="samples a video (the protocol's); 0 for none"
     )

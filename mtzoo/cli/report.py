@@ -71,13 +71,7 @@ def _add_options(parser: argparse.ArgumentParser, takes: tuple[str, ...]) -> Non
     _use.add_data(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     if "scores" in takes or "protocol" in takes:
-        parser.add_argument(
-            "--protocol",
-            default="mtzoo",
-            metavar="NAME",
-            help="how SSIM is computed and how many samples are drawn: mtzoo, svg2018, savp2018, "
-            "srvp2020 (mtzoo)",
-        )
+        _use.add_protocol(parser)
         parser.add_argument(
             "--samples", type=int, metavar="N", help="motions drawn a video (the protocol's)"
         )
@@ -355,14 +349,14 @@ def _table2(session: _Session, folder: Path) -> str:
         session.settings("table2", videos=first.videos, lpips=session.lpips_told, table=figures),
     )
     body = [
-        "<table><thead><tr>",
+        '<div class="scores"><table><thead><tr>',
         *(f"<th>{html.escape(head)}</th>" for head in heads),
         "</tr></thead><tbody>",
     ]
     for entry in entries:
         told_cells = (f"<td>{html.escape(cell)}</td>" for cell in cells(entry))
         body.append(f"<tr>{''.join(told_cells)}</tr>")
-    return "".join([*body, "</tbody></table>", f"<p>{html.escape(note)}</p>"])
+    return "".join([*body, "</tbody></table></div>", f"<p>{html.escape(note)}</p>"])
 
 
 def _escaped(cell: str) -> str:
@@ -530,6 +524,8 @@ figcaption, p, td, th { overflow-wrap: anywhere; }
 figcaption { color: #444; font-size: 0.9rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 0.3rem 1.2rem 0.3rem 0; border-bottom: 1px solid #ddd; }
+.scores { overflow-x: auto; }
+.scores td { white-space: nowrap; }
 pre { background: #f4f4f4; padding: 0.6rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
