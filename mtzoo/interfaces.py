@@ -21,6 +21,7 @@ import abc
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -375,6 +376,13 @@ class PairDataset(Dataset[dict[str, Tensor]], abc.ABC):
     - ``target_index``: int64 scalar, which frame of V_y is the target y;
     - ``truth``: uint8 ``(T, H, W, C)``, the true "motion of V on the appearance of y", only where
       ``has_truth`` and only in the test split.
+
+    Where the data say in words what is seen and how it moves, `labels` does, and classifiers can
+    learn from it.
+
+    Attributes:
+        content_classes: Labels of what is seen, each with the names it may have.
+        motion_classes: Labels of how it moves.
     """
 
     takes: ClassVar[tuple[str, ...]] = ("split", "seed")
@@ -383,6 +391,8 @@ class PairDataset(Dataset[dict[str, Tensor]], abc.ABC):
     channels: int
     frames: int
     has_truth: bool = False
+    content_classes: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    motion_classes: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     on_disk: ClassVar[bool] = False
     """Whether building it reads data that the user must have; checks of recipes build no such."""
 
@@ -393,6 +403,10 @@ class PairDataset(Dataset[dict[str, Tensor]], abc.ABC):
     @abc.abstractmethod
     def __len__(self) -> int:
         """How many distinct source clips the split has; worlds give a nominal number."""
+
+    def labels(self, position: int) -> dict[str, dict[str, str]]:
+        """What the pair shows: for ``video`` and ``target_video``, the name by label."""
+        return {"video": {}, "target_video": {}}
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Iterate over positions 0 to ``len(self) - 1``."""

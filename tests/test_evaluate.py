@@ -296,7 +296,8 @@ def test_the_verb(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(told["weights_sha256"]) == 64
     assert told["versions"]["torch"] == torch.__version__
     assert "lpips" not in told["not_measured"] or "alexnet" in out
-    assert (output / "sheet.png").stat().st_size > 1000
+    for name in ("sheet", "transfer", "prediction", "reconstruction"):
+        assert (output / f"{name}.png").stat().st_size > 1000
     assert main(["evaluate", *map(str, words), "--output", str(tmp_path / "again")]) == 0
     again = json.loads((tmp_path / "again" / "results.json").read_text())
     assert again["methods"] == told["methods"]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+    from mtzoo.evaluation.classifiers import Classifiers
     from mtzoo.evaluation.scores import Method, Scores
+    from mtzoo.interfaces import PairDataset
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,6 +50,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--fvd", metavar="FILE", help="detector of FVD, i3d_torchscript.pt (no FVD without it)"
     )
     parser.add_argument(
+        "--classifiers",
+        type=Path,
+        metavar="DIR",
+        help="folder of classifiers of content and motion; where there is none, they are trained "
+        "on the training split, which takes minutes, and kept there",
+    )
+    parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that load the videos (0)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="SEED", help="of the samples (0)")
@@ -54,7 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score, write ``results.json``, a table and a sheet; returns the exit status."""
+    """Score, write ``results.json`` and figures, print tables; returns the exit status."""
     from mtzoo.cli import _use
     from mtzoo.errors import MtzooError
     from mtzoo.evaluation.metrics import protocol
@@ -75,8 +88,6 @@ def run(args: argparse.Namespace) -> int:
     output = check_new_folder(args.output)
 
     import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from mtzoo.data.store import sha256
     from mtzoo.engine.folder import versions, write_json
@@ -96,13 +107,12 @@ def run(args: argparse.Namespace) -> int:
     if args.frames is not None:
         config["frames"] = args.frames
     pairs, data = _use.test_pairs(args, config, args.model)
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        _use.computing(device),
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
-    ):
-        task = bar.add_task("", total=None)
+    if args.classifiers is not None:
+        networks, lacking = _classifiers(args, pairs, data, device)
+        judges = dataclasses.replace(judges, classifiers=networks)
+        missing |= lacking
+    with _use.computing(device), _progress() as bar:
+        task = bar.add_task("videos", total=None)
         scores = score(
             model,
             pairs,
@@ -131,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
             names, clips = painted
             rows = [row for clip in clips for row in clip]
             write_image(folder / "sheet.png", sheet(rows, labels=names * len(clips)))
+        missing |= _draw(scores, folder)
         write_json(folder / "results.json", results)
     _print(scores)
     for note in [*missing.values(), *judges.notes(scores.videos)]:
@@ -139,12 +150,101 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _draw(scores: Scores, folder: Path) -> dict[str, str]:
+    """Write SSIM and PSNR over time, a figure a task; says what that lacks."""
+    from mtzoo.errors import MtzooError
+    from mtzoo.evaluation.figures import over_time, plot
+
+    try:
+        for task in dict.fromkeys(method.task for method in scores.methods):
+            if lines := over_time(scores, task):
+                (folder / f"{task}.png").write_bytes(plot(lines))
+    except MtzooError as error:
+        return {"figures over time": str(error)}
+    return {}
+
+
+def _classifiers(
+    args: argparse.Namespace, pairs: PairDataset, data: dict[str, Any], device: torch.device
+) -> tuple[Classifiers, dict[str, str]]:
+    """The classifiers of a folder, trained now where there is none, and what they cannot tell."""
+    from mtzoo.cli import _use
+    from mtzoo.engine.folder import versions
+    from mtzoo.errors import MtzooError
+    from mtzoo.evaluation import classifiers
+    from mtzoo.files import check_place
+    from mtzoo.recipe import build_dataset
+
+    # Where a store lies does not matter.
+    trained_on = {key: value for key, value in data.items() if key != "root"}
+    folder: Path = args.classifiers
+    training = build_dataset(data, split="train", seed=0)
+    content, motion = (
+        classifiers.shared(seen, asked)
+        for seen, asked in (
+            (training.content_classes, pairs.content_classes),
+            (training.motion_classes, pairs.motion_classes),
+        )
+    )
+    missing = {
+        side: f"no {side} accuracy: {why}"
+        for side, found, seen, labels in (
+            ("content", content, training.content_classes, "person"),
+            ("motion", motion, training.motion_classes, "action"),
+        )
+        if not found
+        for why in [
+            f"the test split shows a {' or '.join(seen)} that the training split does not"
+            if seen
+            else f"the data have no label {labels}"
+        ]
+    }
+    if not content and not motion:
+        raise MtzooError(f"--classifiers: {'; '.join(missing.values())}")
+    if (folder / classifiers.CONFIG).exists():
+        networks, config = classifiers.load(folder, device)
+        told = config.get("data"), networks.classes["content"], networks.classes["motion"]
+        if told != (trained_on, content, motion):
+            raise MtzooError(
+                f"the classifiers in {folder} were trained on other data ({config.get('data')}) "
+                f"than these ({trained_on}); name another folder"
+            )
+        return networks, missing
+    if not folder.is_dir():
+        check_place(folder)
+    with _use.computing(device), _progress() as bar:
+        task = bar.add_task("classifiers", total=None)
+        networks = classifiers.train(
+            training,
+            content=content,
+            motion=motion,
+            device=device,
+            workers=args.workers,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    about = {"data": trained_on, "steps": classifiers.STEPS, "versions": versions(device)}
+    classifiers.save(folder, networks, about)
+    return networks, missing
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
 # What a table shows of a metric: heading and digits.
 _SHOWN = {
     "psnr": ("PSNR in dB", 2),
     "psnr_video": ("PSNR of videos", 2),
     "ssim": ("SSIM", 3),
     "lpips": ("LPIPS", 3),
+    "content": ("content right, %", 1),
+    "motion": ("motion right, %", 1),
 }
 
 
@@ -195,5 +295,7 @@ def _cell(method: Method, metric: str) -> str:
         return ""
     digits = _SHOWN[metric][1]
     figure = method.figure(metric)
-    mean, low, high = (f"{v:.{digits}f}" for v in (figure.mean, figure.low, figure.high))
+    factor = 100 if metric in ("content", "motion") else 1
+    numbers = (figure.mean, figure.low, figure.high)
+    mean, low, high = (f"{factor * number:.{digits}f}" for number in numbers)
     return f"{mean} [{low},\N{NO-BREAK SPACE}{high}]"

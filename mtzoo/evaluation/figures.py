@@ -18,7 +18,7 @@ from mtzoo import media
 from mtzoo.engine.loader import load, to_batch
 from mtzoo.errors import MtzooError
 from mtzoo.evaluation import metrics
-from mtzoo.evaluation.scores import METRICS, Progress, Scores, check_fit, draw, silent
+from mtzoo.evaluation.scores import METRICS, Method, Progress, Scores, check_fit, draw, silent
 from mtzoo.interfaces import Batch, Model, PairDataset, as_frames
 
 if TYPE_CHECKING:
@@ -422,19 +422,31 @@ def curves(scored: Mapping[str, Scores]) -> list[Curve]:
     first = next(iter(scored.values()))
     still, frames = first.method("prediction", "repeating the picture"), first.frames
     return [
-        Curve(
-            name,
-            baseline,
-            range(method.first + 1, frames + 1),
-            {
-                metric: [
-                    metrics.figure(at) for at in method.values[metric].unbind(1)[method.first :]
-                ]
-                for metric in METRICS
-            },
-        )
+        _curve(name, baseline, method, frames)
         for name, baseline, method in [*chosen, (still.name, True, still)]
     ]
+
+
+def over_time(scores: Scores, task: str) -> list[Curve]:
+    """SSIM and PSNR over time of everything scored on a task; empty where nothing has a truth."""
+    return [
+        _curve(method.name, method.name.startswith(("copying", "repeating")), method, scores.frames)
+        for method in scores.methods
+        if method.task == task and set(METRICS) <= method.values.keys()
+    ]
+
+
+def _curve(name: str, baseline: bool, method: Method, frames: int) -> Curve:
+    """A method's figures at the steps that count."""
+    return Curve(
+        name,
+        baseline,
+        range(method.first + 1, frames + 1),
+        {
+            metric: [metrics.figure(at) for at in method.values[metric].unbind(1)[method.first :]]
+            for metric in METRICS
+        },
+    )
 
 
 def check_plotting() -> None:
@@ -483,7 +495,7 @@ def chart(lines: Sequence[Curve]) -> Figure:
                 "linewidth": 1.8,
             }
             if curve.baseline:
-                style |= {"color": "#888888", "linestyle": "-", "marker": "", "linewidth": 1.2}
+                style |= {"color": "#888888", "marker": "", "linewidth": 1.2}
             mean, low, high = (
                 [getattr(f, end) for f in curve.figures[metric]] for end in ("mean", "low", "high")
             )

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from mtzoo.engine.evaluate import psnr as psnr_of_videos
 from mtzoo.engine.loader import Steps, batches, to_batch
 from mtzoo.errors import MtzooError
 from mtzoo.evaluation import frechet, metrics
+from mtzoo.evaluation.classifiers import Classifiers
 from mtzoo.evaluation.perceptual import Lpips
 from mtzoo.interfaces import Batch, Model, PairDataset, as_frames
 
@@ -56,14 +57,18 @@ class Judges:
     Attributes:
         lpips: For distances to the truth and between samples.
         detector: For FVD.
+        classifiers: For content and motion.
     """
 
     lpips: Lpips | None = None
     detector: frechet.Detector | None = None
+    classifiers: Classifiers | None = None
 
     def as_json(self, videos: int) -> dict[str, object]:
         """Which networks they are, as JSON values."""
-        told: dict[str, object] = {"lpips": None, "fvd": None}
+        told: dict[str, object] = {"lpips": None, "fvd": None, "classes": None}
+        if self.classifiers is not None:
+            told["classes"] = self.classifiers.classes
         if self.lpips is not None:
             told["lpips"] = {
                 "backbone": self.lpips.backbone,
@@ -92,11 +97,14 @@ class Method:
     """A model or a baseline on one task.
 
     Attributes:
-        task: ``transfer``, ``prediction`` or ``reconstruction``.
+        task: ``transfer``, ``prediction``, ``reconstruction``, or ``real``: test videos as they
+            are, for classifiers.
         name: For people.
         values: By metric, float64: ``(videos, T)`` for metrics of frames (``psnr``, ``ssim``,
             ``lpips``), ``(videos,)`` for metrics of videos (``psnr_video``: PSNR of the mean
-            squared error over all frames that count).
+            squared error over all frames that count; ``content`` and ``motion``: 1 where
+            classifiers see in all labels what should be seen, or the share of samples in which
+            they do, and ``content_kind`` and the like for single labels).
         first: The first frame that counts; those before it were given.
         fvd: Fréchet Video Distance to the real videos, where it was measured.
     """
@@ -232,7 +240,7 @@ def score(
         for index, item in enumerate(items):
             progress(index, count)
             clips = _clips(model, item, samples, device=device, seed=seed, index=index)
-            tally.add(clips, [row for row in ROWS if {row.made, row.truth} <= clips.keys()])
+            tally.add(clips, pairs.labels(index))
     progress(count, count)
     return Scores(
         protocol,
@@ -252,8 +260,10 @@ class Row(NamedTuple):
         task: Of a `Method`.
         name: Of a `Method`; ``samples`` stands for the methods made of all samples.
         made: Name of a clip.
-        truth: Name of the clip that it should be.
+        truth: Name of the clip that it should be; empty for none.
         first: First frame that counts.
+        content: Which clip of the pair has the content that should be seen.
+        motion: Which has the motion; empty where any motion will do.
     """
 
     task: str
@@ -261,18 +271,21 @@ class Row(NamedTuple):
     made: str
     truth: str
     first: int = 0
+    content: str = "video"
+    motion: str = "video"
 
 
 ROWS = (
-    Row("transfer", "model", "transfer", "truth"),
-    Row("transfer", "copying the target", "target", "truth"),
-    Row("transfer", "copying the source", "video", "truth"),
-    Row("prediction", "samples", "samples", "video", first=1),
-    Row("prediction", "repeating the picture", "first", "video", first=1),
+    Row("transfer", "model", "transfer", "truth", content="target_video"),
+    Row("transfer", "copying the target", "target", "truth", content="target_video"),
+    Row("transfer", "copying the source", "video", "truth", content="target_video"),
+    Row("prediction", "samples", "samples", "video", first=1, motion=""),
+    Row("prediction", "repeating the picture", "first", "video", first=1, motion=""),
     Row("reconstruction", "model", "reconstruction", "video", first=1),
     Row("reconstruction", "repeating the first frame", "first", "video", first=1),
+    Row("real", "test videos", "video", ""),
 )
-"""The comparisons; those are made whose clips there are."""
+"""The comparisons; those are made whose clips there are, or which classifiers or FVD can judge."""
 
 
 @torch.inference_mode()
@@ -319,37 +332,59 @@ class _Tally:
         self._features: dict[str, list[Tensor]] = {}
         self._shown: dict[tuple[str, str], str] = {}
 
-    def add(self, clips: Mapping[str, Tensor], rows: list[Row]) -> None:
-        """Score one video."""
-        distances = self._distances(clips, rows)
+    def add(self, clips: Mapping[str, Tensor], labels: Mapping[str, Mapping[str, str]]) -> None:
+        """Score one video of which ``labels`` are known."""
+        rows = [row for row in ROWS if row.made in clips]
+        distances = self._distances(clips, [row for row in rows if row.truth in clips])
+        seen = self._seen(clips)
         for row in rows:
-            made, truth = clips[row.made], clips[row.truth]
-            made = made.expand(-1, truth.shape[1], -1, -1, -1)
-            later = made[:, row.first :], truth[:, row.first :].expand_as(made[:, row.first :])
-            values = {
-                "psnr": metrics.psnr(made, truth),
-                "ssim": metrics.ssim(made, truth, self._protocol.ssim),
-                "psnr_video": psnr_of_videos(*later),
-                **distances.get((row.made, row.truth), {}),
-            }
+            values = {}
+            if row.truth in clips:
+                values = self._compare(clips[row.made], clips[row.truth], row.first)
+                values |= distances.get((row.made, row.truth), {})
+            found = _right(seen.get(row.made), row, labels)
+            featured = self._judges.detector is not None and row.made != "video"
+            if not (values or found or featured):
+                continue
             name = row.name
             if name == "samples":
-                for name, reduced in _of_samples(values, row.first, self._protocol.best).items():
-                    self._put(row.task, name, row.first, reduced)
                 name = MEAN
+                for method, reduced in _of_samples(values, row.first, self._protocol.best).items():
+                    self._put(row.task, method, row.first, reduced)
+                found = {metric: value.mean(0) for metric, value in found.items()}
             else:
-                single = {metric: value[0] for metric, value in values.items()}
-                self._put(row.task, name, row.first, single)
+                found = {metric: value[0] for metric, value in {**values, **found}.items()}
+            self._put(row.task, name, row.first, found)
             self._shown[row.task, name] = row.made
         if "samples" in clips:
             self._spread["pixels"].append(_difference(clips["samples"]))
         self._look(clips)
 
+    def _compare(self, made: Tensor, truth: Tensor, first: int) -> dict[str, Tensor]:
+        """By metric, ``(N, T)`` or ``(N,)``."""
+        made = made.expand(-1, truth.shape[1], -1, -1, -1)
+        later = made[:, first:]
+        return {
+            "psnr": metrics.psnr(made, truth),
+            "ssim": metrics.ssim(made, truth, self._protocol.ssim),
+            "psnr_video": psnr_of_videos(later, truth[:, first:].expand_as(later)),
+        }
+
+    def _seen(self, clips: Mapping[str, Tensor]) -> dict[str, dict[str, dict[str, list[str]]]]:
+        """What classifiers take each clip for."""
+        if self._judges.classifiers is None:
+            return {}
+        shape = clips["video"].shape[1:]
+        wanted = {row.made for row in ROWS} & clips.keys()
+        return {
+            name: self._judges.classifiers.see(clips[name].expand(-1, *shape)) for name in wanted
+        }
+
     def _put(self, task: str, name: str, first: int, values: Mapping[str, Tensor]) -> None:
         self._first[task, name] = first
-        found = self._values.setdefault((task, name), {metric: [] for metric in values})
+        found = self._values.setdefault((task, name), {})
         for metric, value in values.items():
-            found[metric].append(value)
+            found.setdefault(metric, []).append(value)
 
     def _distances(
         self, clips: Mapping[str, Tensor], rows: list[Row]
@@ -397,6 +432,28 @@ class _Tally:
         """How far the samples of each video differ, ``(videos,)``; empty if not measured."""
         values = self._spread[what]
         return torch.stack(values) if values else torch.zeros(0)
+
+
+def _right(
+    seen: Mapping[str, Mapping[str, Sequence[str]]] | None,
+    row: Row,
+    labels: Mapping[str, Mapping[str, str]],
+) -> dict[str, Tensor]:
+    """Whether what is seen in N videos is what should be, float64 ``(N,)``, by metric."""
+    found = {}
+    for side, clip in (("content", row.content), ("motion", row.motion)):
+        if not seen or not clip:
+            continue
+        right = {
+            f"{side}_{label}": torch.tensor([name == labels[clip][label] for name in names])
+            for label, names in seen[side].items()
+            if label in labels[clip]
+        }
+        if right:
+            found[side] = torch.stack(list(right.values())).all(0).double()
+        if len(right) > 1:
+            found |= {metric: value.double() for metric, value in right.items()}
+    return found
 
 
 def _of_samples(

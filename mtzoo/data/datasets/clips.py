@@ -19,6 +19,12 @@ from mtzoo.interfaces import PairDataset
 from mtzoo.registries import datasets
 from mtzoo.registry import Card
 
+CONTENT = ("person",)
+"""Labels of a store that say what is seen."""
+
+MOTION = ("action",)
+"""Labels of a store that say how it moves."""
+
 # What to tell somebody who has not the data yet.
 _WITHOUT = (
     "recipes/dual_mtgan_shapes.yaml and recipes/quickstart.yaml run without it, on synthetic data"
@@ -159,6 +165,8 @@ class ClipsDataset(PairDataset):
             )
         first = {name: index for index, name in reversed(list(enumerate(names)))}
         self._same = [(first[name], first[name] + counts[name]) for name in names]
+        self.content_classes = _classes(self._entries, CONTENT)
+        self.motion_classes = _classes(self._entries, MOTION)
         self._windows = [
             (index, start)
             for index, entry in enumerate(self._entries)
@@ -186,6 +194,11 @@ class ClipsDataset(PairDataset):
         """The pairs at ``positions``, read together."""
         batch = self.batch(positions)
         return [{key: values[i] for key, values in batch.items()} for i in range(len(positions))]
+
+    def labels(self, position: int) -> dict[str, dict[str, str]]:
+        """What the pair at ``position`` shows: the labels of its two videos."""
+        (source, _), (target, _), _ = self._pair(position)
+        return {"video": dict(source.labels), "target_video": dict(target.labels)}
 
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """The pairs at ``positions``, stacked: each key's values with a first dimension more."""
@@ -237,6 +250,15 @@ def _identities(store: ClipStore, entries: Sequence[Entry], label: str) -> tuple
         return "source video", [entry.source or entry.id for entry in entries]
     label = label or "person"
     return label, [entry.labels[label] for entry in entries]
+
+
+def _classes(entries: Sequence[Entry], labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The values of those of ``labels`` that every entry has."""
+    return {
+        label: tuple(sorted({entry.labels[label] for entry in entries}))
+        for label in labels
+        if all(label in entry.labels for entry in entries)
+    }
 
 
 def _numbers(what: str) -> list[int]:

@@ -19,7 +19,8 @@ from __future__ import annotations
 import abc
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast, get_args
 
 import torch
@@ -49,10 +50,14 @@ class World(abc.ABC, Generic[Content, Motion]):
     Attributes:
         content_numbers: How many uniform random numbers make one content.
         motion_numbers: How many uniform random numbers make one motion.
+        content_names: Fields of a content that choose one of several, with their names.
+        motion_names: The same of a motion.
     """
 
     content_numbers: ClassVar[int]
     motion_numbers: ClassVar[int]
+    content_names: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    motion_names: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
     @abc.abstractmethod
     def content(self, numbers: Tensor) -> Content:
@@ -357,6 +362,8 @@ class WorldPairs(PairDataset):
         if size is not None and size < 1:
             raise MtzooError(f"{who}: size {size} is not supported; use at least 1")
         self.world = world
+        self.content_classes = dict(world.content_names)
+        self.motion_classes = dict(world.motion_names)
         self.split: Split = split
         self.seed = seed
         self.resolution = resolution
@@ -409,6 +416,19 @@ class WorldPairs(PairDataset):
         return {
             "video": (take(contents, 0), take(motions, 0)),
             "target_video": (take(contents, 1), take(motions, 1)),
+        }
+
+    def labels(self, position: int) -> dict[str, dict[str, str]]:
+        """What the pair at ``position`` shows, from the factors that it is rendered from."""
+        return {
+            clip: {
+                label: names[int(getattr(factors, label)[0])]
+                for factors, known in zip(
+                    pair, (self.content_classes, self.motion_classes), strict=True
+                )
+                for label, names in known.items()
+            }
+            for clip, pair in self.factors(position).items()
         }
 
     def _draw(self, positions: Sequence[int]) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ in UvA-NEMO; speech; surprise; gestures of the head).
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -225,6 +226,10 @@ class Faces(World[FacesContent, FacesMotion]):
 
     content_numbers = 39
     motion_numbers = 25
+    content_names = MappingProxyType(
+        {"hair": HAIR, "beard": BEARDS, "glasses": GLASSES, "background": BACKGROUNDS}
+    )
+    motion_names = MappingProxyType({"family": FAMILIES})
 
     def content(self, numbers: Tensor) -> FacesContent:
         """Map uniform ``(N, 39)`` to people."""

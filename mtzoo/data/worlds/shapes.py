@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -138,6 +139,8 @@ class Shapes(World[ShapesContent, ShapesMotion]):
 
     content_numbers = 17
     motion_numbers = 13
+    content_names = MappingProxyType({"kind": KINDS, "mark": MARKS, "background": BACKGROUNDS})
+    motion_names = MappingProxyType({"family": FAMILIES})
 
     def __init__(
         self,
