@@ -192,8 +192,7 @@ def ssim(made: Tensor, truth: Tensor, settings: SsimSettings | None = None) -> T
 class _Blur:
     """Means under SSIM's window, where it lies wholly inside, as two products with a band matrix.
 
-    On a CPU that takes a sixteenth of the time of convolutions with one channel
-    (`benchmarks/metrics.py`).
+    On a CPU convolutions with one channel take many times as long (``benchmarks/metrics.py``).
     """
 
     def __init__(self, settings: SsimSettings, size: Sequence[int], device: torch.device) -> None:
