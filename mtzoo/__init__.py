@@ -32,8 +32,9 @@ def load(path: str | PathLike[str]) -> Model:
     """Load a trained model from a weights folder or a run folder, in evaluation mode.
 
     Args:
-        path: A folder with ``model.safetensors`` and ``config.json``, or a run folder, whose
-            ``model/`` is taken.
+        path: A folder with ``model.safetensors`` and ``config.json``; a run folder, whose
+            ``model/`` is taken; or the name of a model that comes with mtzoo, see
+            ``mtzoo ls pretrained``.
 
     Raises:
         MtzooError: The folder or a file in it is missing, damaged or from a newer version.

@@ -573,9 +573,9 @@ def write(
         raise MtzooError(f"fps must lie above 0 and be at most 1000, not {fps}")
     ending = path.suffix.lower()
     if ending == ".png":
-        write_image(path, sheet([_enlarge(frames, scale, resample)]))
+        write_image(path, sheet([enlarge(frames, scale, resample)]))
         return
-    frames = _enlarge(frames, scale, resample)
+    frames = enlarge(frames, scale, resample)
     with replacing(path) as temporary:
         if ending == ".gif":
             _write_gif(temporary, frames, fps)
@@ -639,7 +639,7 @@ def sheet(
         raise MtzooError("a sheet needs at least one row")
     if labels is not None and len(labels) != len(rows):
         raise MtzooError(f"a sheet of {len(rows)} rows needs as many labels, not {len(labels)}")
-    clips = [_enlarge(_frames_to_write(row), scale, "nearest") for row in rows]
+    clips = [enlarge(_frames_to_write(row), scale, "nearest") for row in rows]
     cell = max(clip.shape[2] for clip in clips) + pad
     columns = max(clip.shape[0] for clip in clips)
     heights = [clip.shape[1] + pad for clip in clips]
@@ -1162,7 +1162,8 @@ def _frames_to_write(frames: Tensor) -> Tensor:
     return frames.detach().cpu().expand(*frames.shape[:3], 3).contiguous()
 
 
-def _enlarge(frames: Tensor, scale: int, resample: Resample) -> Tensor:
+def enlarge(frames: Tensor, scale: int, resample: Resample = "nearest") -> Tensor:
+    """Enlarge uint8 frames ``(T, H, W, 3)`` by a whole factor, so that viewers show small ones."""
     if scale < 1:
         raise MtzooError(f"scale must be at least 1, not {scale}")
     if scale == 1:

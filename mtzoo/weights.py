@@ -25,6 +25,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from mtzoo.errors import MtzooError, did_you_mean
 from mtzoo.files import check_place, replacing
 from mtzoo.interfaces import Model
+from mtzoo.pretrained import known_pretrained
 from mtzoo.registries import models
 
 FORMAT = 1
@@ -99,7 +100,8 @@ def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cp
     them it is built without.
 
     Args:
-        path: A weights folder, or a run folder, whose ``model/`` is taken.
+        path: A weights folder, a run folder, whose ``model/`` is taken, or the name of a model
+            that comes with mtzoo.
         device: Where the model goes.
 
     Raises:
@@ -147,14 +149,22 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 def weights_folder(path: str | os.PathLike[str]) -> Path:
     """Return the folder that holds the weights: ``path`` itself or the ``model/`` in it.
 
+    Where there is no such folder, the name of a model that comes with mtzoo means that model's.
+
     Raises:
-        MtzooError: There is no such folder, or a file is missing in it.
+        MtzooError: There is no such folder or model, or a file is missing in it.
     """
     path = Path(path)
     if not path.exists():
+        known = known_pretrained()
+        if str(path) in known:
+            return known[str(path)]
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, siblings)
-        raise MtzooError(f"no such folder: {path}.{hint} Give a run folder or a weights folder")
+        hint = did_you_mean(path.name, [*siblings, *known])
+        raise MtzooError(
+            f"no such folder: {path}.{hint} Give a run folder, a weights folder or the name of a "
+            f"model that comes with mtzoo ({', '.join(known) or 'none here'})"
+        )
     if not path.is_dir():
         raise MtzooError(
             f"{path} is a file; give the folder that holds {WEIGHTS} and {CONFIG}, or a run folder"
@@ -170,6 +180,17 @@ def weights_folder(path: str | os.PathLike[str]) -> Path:
     if missing:
         raise MtzooError(f"{folder} lacks {missing[0]}; both {WEIGHTS} and {CONFIG} are needed")
     return folder
+
+
+def recipe_file(path: str | os.PathLike[str]) -> Path | None:
+    """Return the recipe that the weights were trained by, where it was kept with them.
+
+    Raises:
+        MtzooError: There are no weights; see `weights_folder`.
+    """
+    folder = weights_folder(path)
+    places = (folder, folder.parent) if folder.name == "model" else (folder,)
+    return next((p / "recipe.yaml" for p in places if (p / "recipe.yaml").is_file()), None)
 
 
 def _state(model: Model) -> dict[str, Tensor]:

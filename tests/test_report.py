@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -389,7 +390,7 @@ def test_a_store_without_labels_or_truth(runs: Path, tmp_path: Path) -> None:
         (["fig3", "--model", "{one}", "--data", "shaps"], "no such folder, nor a synthetic world"),
         (["fig3", "--model", "{one}", "--data", "{large}"], "the data have 64x64"),
         (["fig3", "--model", "{one}", "--data", "{short}"], "has the 8 frames"),
-        (["fig3", "--model", "{one}/model"], "name the data with --data"),
+        (["fig3", "--model", "{bare}"], "name the data with --data"),
         (["fig3", "--model", "{one}", "--output", "{one}"], "is there already"),
         (["fig3", "--model", "{one}", "--samples", "5"], "no option --samples"),
     ],
@@ -409,6 +410,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         places["large"] = store(tmp_path / "large", 64)
     if "{short}" in words:
         places["short"] = store(tmp_path / "short", 32, frames=5)
+    if "{bare}" in words:
+        places["bare"] = shutil.copytree(runs / "one" / "model", tmp_path / "bare")
     given = [word.format(**places) for word in words]
     if "--output" not in given:
         given += ["--output", "out"]

@@ -24,6 +24,7 @@ VERBS = (
     "evaluate",
     "report",
     "profile",
+    "export",
     "prepare",
     "data",
     "ls",

@@ -84,18 +84,19 @@ def test_pairs(
     Args:
         args: With the options of `add_data` and a ``seed``.
         config: ``resolution`` and ``frames`` of the videos.
-        model: Folder of a model, whose recipe is asked where ``--data`` is left out.
+        model: Folder or name of a model, whose recipe is asked where ``--data`` is left out.
     """
     from mtzoo.data.remote import is_remote
     from mtzoo.recipe import build_dataset, load_recipe
     from mtzoo.registries import datasets
+    from mtzoo.weights import recipe_file
 
     sizes = {"resolution": config["resolution"], "frames": config["frames"]}
     if args.data is None:
-        recipe = Path(model or "") / "recipe.yaml"
-        if model is None or not recipe.is_file():
+        recipe = recipe_file(model) if model is not None else None
+        if recipe is None:
             raise MtzooError(
-                "there is no run folder with a recipe, so name the data with --data: a clip "
+                "there is no model with a recipe beside it, so name the data with --data: a clip "
                 "store or a synthetic world (shapes, faces)"
             )
         found = load_recipe(recipe)
@@ -203,6 +204,34 @@ def load_folded(path: str, device: torch.device) -> tuple[Model, dict[str, Any]]
 
     model, config = load(path, device)
     return fold(model), config
+
+
+def world(name: str) -> PairDataset:
+    """Return the test pairs of a synthetic world, or of the one that a model was trained on."""
+    from mtzoo.recipe import build_dataset, load_recipe
+    from mtzoo.registries import datasets
+    from mtzoo.weights import recipe_file
+
+    worlds = [known for known in datasets.names() if not datasets.get(known).on_disk]
+    if name in worlds:
+        return build_dataset({"name": name}, split="test", seed=0)
+    try:
+        file = recipe_file(name)
+    except MtzooError as error:
+        raise MtzooError(
+            f"{name} is neither a synthetic world ({', '.join(worlds)}) nor a model: {error}"
+        ) from error
+    if file is None:
+        raise MtzooError(
+            f"{name} has no recipe beside its weights; name a world instead: {', '.join(worlds)}"
+        )
+    recipe = load_recipe(file)
+    if recipe.data["name"] not in worlds:
+        raise MtzooError(
+            f"{name} was trained on {recipe.data['name']}, where no true transfer can be "
+            f"rendered; name a world instead: {', '.join(worlds)}"
+        )
+    return build_dataset(recipe.data, split="test", seed=recipe.seed, where=recipe.where)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""``mtzoo data show`` and ``mtzoo data verify``: look at a clip store before training on it."""
+"""``mtzoo data``: look at a clip store before training on it; render pairs of a world."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ MOST = 20
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb and its two uses."""
-    about = "Look at a prepared clip store: what it holds, and whether its splits leak."
+    """Add the verb and its uses."""
+    about = (
+        "Look at a prepared clip store: what it holds, and whether its splits leak; or render "
+        "held-out pairs of a synthetic world."
+    )
     parser = subparsers.add_parser("data", help=about, description=about)
     uses = parser.add_subparsers(dest="use", metavar="USE", required=True)
 
@@ -47,6 +50,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verify = uses.add_parser("verify", help=about, description=about)
     _add_store(verify)
     verify.set_defaults(func=run_verify)
+
+    about = (
+        "Render held-out pairs of a synthetic world to try a model on: N_picture.png, "
+        "N_video.mp4, and N_truth.mp4, the picture moved as the video moves."
+    )
+    render = uses.add_parser("render", help=about, description=about)
+    render.add_argument(
+        "world",
+        metavar="WORLD|MODEL",
+        help="a synthetic world (shapes, faces), or a model that was trained on one, whose size "
+        "and settings are taken then",
+    )
+    render.add_argument("--output", required=True, metavar="DIR", help="folder for the files")
+    render.add_argument(
+        "--index", type=int, default=1, metavar="N", help="number of the first pair, from 1 (1)"
+    )
+    render.add_argument("--pairs", type=int, default=1, metavar="N", help="how many pairs (1)")
+    render.set_defaults(func=run_render)
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +133,39 @@ def run_verify(args: argparse.Namespace) -> int:
             f"{verdict.compared:,} of them for twins"
         )
     return 0 if verdict.sound else 1
+
+
+def run_render(args: argparse.Namespace) -> int:
+    """Render pairs; returns the exit status."""
+    from pathlib import Path
+
+    from mtzoo import media
+    from mtzoo.cli import _use
+    from mtzoo.errors import MtzooError
+
+    _use.check_count("--index", args.index, most=1_000_000)
+    _use.check_count("--pairs", args.pairs, most=1000)
+    pairs = _use.world(args.world)
+    output = Path(args.output)
+    numbers = range(args.index, args.index + args.pairs)
+    names = ("picture.png", "video.mp4", "truth.mp4")
+    files = {number: [output / f"{number}_{name}" for name in names] for number in numbers}
+    for path in (path for three in files.values() for path in three):
+        if path.exists():
+            raise MtzooError(f"{path} is there already; name another --output or --index")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MtzooError(f"cannot make {output}: {error.strerror or error}") from error
+    scale = _use.shown_scale(pairs.resolution)
+    for number, (picture, video, truth) in files.items():
+        pair = pairs[number - 1]
+        target = pair["target_video"][pair["target_index"]]
+        media.write_image(picture, media.enlarge(target[None], scale)[0])
+        media.write(video, pair["video"], scale=scale)
+        media.write(truth, pair["truth"], scale=scale)
+        print(f"{picture} moved as {video} is {truth}")
+    return 0
 
 
 @contextlib.contextmanager

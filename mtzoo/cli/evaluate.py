@@ -25,7 +25,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "it, the best of sampled motions, reconstruction; each beside copying."
     )
     parser = subparsers.add_parser("evaluate", help=about, description=about)
-    parser.add_argument("--model", metavar="DIR", help="run folder of fit, or weights folder")
+    parser.add_argument(
+        "--model",
+        metavar="DIR|NAME",
+        help="run folder of fit, weights folder, or the name of a model that comes with mtzoo",
+    )
     parser.add_argument(
         "--baselines",
         action="store_true",

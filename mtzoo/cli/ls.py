@@ -1,20 +1,24 @@
-"""``mtzoo ls``: what is registered, and which recipes come along."""
+"""``mtzoo ls``: what is registered, and which recipes and trained models come along."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
     about = (
         "List the registered components with what they are and where they come from, or, with "
-        "KIND recipes, the recipes that come with mtzoo."
+        "KIND recipes or pretrained, the recipes or trained models that come with mtzoo."
     )
     parser = subparsers.add_parser("ls", help=about, description=about)
     parser.add_argument(
-        "kind", nargs="?", metavar="KIND", help="content_encoders, models, ..., or recipes"
+        "kind",
+        nargs="?",
+        metavar="KIND",
+        help="content_encoders, models, ..., or recipes, or pretrained",
     )
     parser.add_argument(
         "--names", action="store_true", help="print kinds and names only; imports no component"
@@ -25,7 +29,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print the table; returns the exit status."""
     if args.kind == "recipes":
-        return _recipes(args.names)
+        from mtzoo.recipe.find import about, known_recipes
+
+        return _along(args, known_recipes(), about)
+    if args.kind == "pretrained":
+        from mtzoo.pretrained import about, known_pretrained
+
+        return _along(args, known_pretrained(), about)
 
     from mtzoo.errors import MtzooError
     from mtzoo.registries import REGISTRIES, registry
@@ -54,13 +64,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recipes(names: bool) -> int:
-    """List the recipes that come along."""
-    from mtzoo.recipe.find import about, known_recipes
-
-    known = known_recipes()
-    if names:
-        print("".join(f"recipes {name}\n" for name in known), end="")
+def _along(
+    args: argparse.Namespace, known: Mapping[str, Path], about: Callable[[Path], str]
+) -> int:
+    """List what comes along with mtzoo."""
+    if args.names:
+        print("".join(f"{args.kind} {name}\n" for name in known), end="")
     else:
         _print(("name", "summary"), [(name, about(path)) for name, path in known.items()])
     return 0

@@ -1,4 +1,4 @@
-"""``mtzoo show``: one component's card, options and documentation."""
+"""``mtzoo show``: one component's card, options and documentation, or a trained model's card."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    about = "Show one component: its card, what a recipe may say about it, its documentation."
+    about = (
+        "Show one component: its card, what a recipe may say about it, its documentation; or, "
+        "with KIND pretrained, the card of a trained model that comes with mtzoo."
+    )
     parser = subparsers.add_parser("show", help=about, description=about)
-    parser.add_argument("kind", metavar="KIND", help="content_encoder, model, ...")
+    parser.add_argument("kind", metavar="KIND", help="content_encoder, model, ..., or pretrained")
     parser.add_argument("name", metavar="NAME", help="a registered name, see `mtzoo ls`")
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the component; returns the exit status."""
+    if args.kind == "pretrained":
+        return _pretrained(args.name)
+
     from rich.table import Table
 
     from mtzoo.recipe.options import describe, signature
@@ -73,6 +79,22 @@ def run(args: argparse.Namespace) -> int:
         text = inspect.cleandoc(what.__doc__ or "")
         if text and what is not object.__init__:
             section("documentation" if what is entry.target else "constructor", [(text,)])
+    return 0
+
+
+def _pretrained(name: str) -> int:
+    """Print a trained model's card."""
+    from mtzoo.errors import MtzooError, did_you_mean
+    from mtzoo.pretrained import CARD, known_pretrained
+
+    known = known_pretrained()
+    if name not in known:
+        raise MtzooError(
+            f"no model {name!r} comes with mtzoo.{did_you_mean(name, known)} "
+            f"Known: {', '.join(known) or 'none'}"
+        )
+    print((known[name] / CARD).read_text("utf-8"))
+    print(f"folder: {known[name]}")
     return 0
 
 

@@ -17,8 +17,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--model",
         required=True,
-        metavar="DIR",
-        help="a run folder, or a folder with model.safetensors and config.json",
+        metavar="DIR|NAME",
+        help="a run folder, a folder with model.safetensors and config.json, or the name of a "
+        "model that comes with mtzoo, see `mtzoo ls pretrained`",
     )
     parser.add_argument("--image", required=True, metavar="FILE", help="the picture to move")
     parser.add_argument(

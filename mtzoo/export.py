@@ -1,0 +1,212 @@
+"""A trained model for others: weights in half the bytes, the recipe behind them, and a card.
+
+What leaves is what using the model needs: no discriminator, no optimiser state, no averaging.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mtzoo import weights
+from mtzoo.data.store import sha256
+from mtzoo.errors import MtzooError
+from mtzoo.files import check_new_folder, making_folder
+from mtzoo.interfaces import Model
+from mtzoo.pretrained import CARD
+from mtzoo.recipe import Recipe, load_recipe
+from mtzoo.registries import datasets
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+MAX_BYTES = 10_000_000
+"""Most that a model may weigh that is to be kept in a repository."""
+
+LICENCE = "Apache-2.0"
+"""Of weights that were trained on nothing but synthetic worlds."""
+
+
+def export(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16",
+    results: str | os.PathLike[str] | None = None,
+    licence: str | None = None,
+) -> Path:
+    """Write a folder with ``model.safetensors``, ``config.json``, ``recipe.yaml`` and a card.
+
+    The same run gives the same bytes, so results that were measured with an exported folder can
+    be put on its card by exporting again. The folder appears whole or not at all.
+
+    Args:
+        model: A run folder, or another folder of weights with the recipe beside them.
+        output: The folder to make; its name is the model's name on the card.
+        dtype: Of the weights in the file; they are computed with in 32 bits.
+        results: ``results.json`` of ``mtzoo evaluate``, of the weights before or after rounding.
+        licence: Of the weights; left out: Apache-2.0 where the data is a synthetic world.
+
+    Raises:
+        MtzooError: Something is missing, does not fit together, or takes more than `MAX_BYTES`.
+    """
+    output = check_new_folder(output)
+    file = weights.recipe_file(model)
+    if file is None:
+        raise MtzooError(
+            f"{model} has no recipe.yaml, so its card could not say how it was trained; give the "
+            "folder that mtzoo fit wrote"
+        )
+    recipe = load_recipe(file)
+    config = weights.read_config(model)
+    licence = licence or _licence(recipe, config)
+    built = weights.load_model(model)
+    _round(built, dtype)
+    with making_folder(output) as place:
+        weights.save_model(place, built, {**config, "licence": licence, "dtype": dtype})
+        shutil.copyfile(file, place / "recipe.yaml")
+        measured = None
+        if results is not None:
+            hashes = {
+                sha256(place / weights.WEIGHTS): "of these weights",
+                sha256(weights.weights_folder(model) / weights.WEIGHTS): "before rounding",
+            }
+            measured = _measured(Path(results), output.name, hashes, recipe)
+        card = _card(output.name, built, recipe, config, dtype, licence, measured)
+        (place / CARD).write_text(card, "utf-8")
+        size = sum(path.stat().st_size for path in place.iterdir())
+        if size > MAX_BYTES:
+            raise MtzooError(
+                f"{output.name} would take {size / 1e6:.1f} MB in {dtype}, over the "
+                f"{MAX_BYTES / 1e6:.0f} MB of a model that is kept in a repository; "
+                + ("train narrower networks" if dtype != "fp32" else "export it in fp16")
+            )
+        weights.load_model(place)  # what would not load must not leave
+    return output
+
+
+def _licence(recipe: Recipe, config: dict[str, Any]) -> str:
+    if not datasets.get(str(recipe.data["name"])).on_disk:
+        return LICENCE
+    stated = config.get("licence", "not stated")
+    if stated == "not stated":
+        raise MtzooError(
+            f"the data of {recipe.name} ({recipe.data['name']}) states no licence; say with "
+            "--licence under which the weights may be used"
+        )
+    return str(stated)
+
+
+def _round(model: Model, dtype: str) -> None:
+    """Round the weights; numbers of other kinds, such as counters, stay."""
+    model.generators().to(DTYPES[dtype])
+    for name, value in model.generators().state_dict().items():
+        if not value.isfinite().all():
+            raise MtzooError(
+                f"{name} does not fit into {dtype}: a weight is too large; use --dtype bf16"
+                if dtype == "fp16"
+                else f"{name} is not finite: the training went wrong; take an earlier checkpoint"
+            )
+
+
+def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> str:
+    """The card's table of figures with the command that measured them."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        whose = hashes.get(found["weights_sha256"])
+        command = (
+            f"mtzoo evaluate --model {name} {_data(found['data'], recipe)}--protocol "
+            f"{found['protocol']['name']} --videos {found['videos']} --samples "
+            f"{found['samples']} --seed {found['seed']} --output results"
+        )
+        rows = [
+            f"| {row['task']} | {row['method']} | {_interval(row['psnr'], 2)} | "
+            f"{_interval(row['ssim'], 3)} |"
+            for row in found["methods"]
+        ]
+    except OSError as error:
+        raise MtzooError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MtzooError(
+            f"{path} is no results.json of mtzoo evaluate ({type(error).__name__}: {error})"
+        ) from error
+    if whose is None:
+        raise MtzooError(f"{path} was measured with other weights; evaluate this model again")
+    head = ["| task | method | PSNR in dB | SSIM |", "|---|---|---|---|"]
+    lines = (
+        f"Measured {whose} on {found['videos']} held-out videos; mean and 95 % interval over "
+        "videos:",
+        "",
+        *head,
+        *rows,
+        "",
+        "```",
+        command,
+        "```",
+    )
+    return "\n".join(lines)
+
+
+def _data(section: dict[str, Any], recipe: Recipe) -> str:
+    """The options that ask for the data again, each with a space after it."""
+    own = json.loads(json.dumps(recipe.data))
+    other = {key: value for key, value in section.items() if key != "frames"}
+    same = other == {key: value for key, value in own.items() if key != "frames"}
+    data = "" if same else f"--data {section.get('root', section['name'])} "
+    return data + (f"--frames {section['frames']} " if section["frames"] != own["frames"] else "")
+
+
+def _interval(figure: dict[str, float], digits: int) -> str:
+    mean, low, high = (f"{figure[key]:.{digits}f}" for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _card(
+    name: str,
+    model: Model,
+    recipe: Recipe,
+    config: dict[str, Any],
+    dtype: str,
+    licence: str,
+    measured: str | None,
+) -> str:
+    size, frames = config["resolution"], config["frames"]
+    numbers = sum(value.numel() for value in model.generators().state_dict().values())
+    data = recipe.data["name"]
+    parts = ", ".join(
+        f"{slot} `{part['name']}`"
+        for slot, part in recipe.model.items()
+        if isinstance(part, dict) and not slot.endswith("discriminator")
+    )
+    kind = recipe.model["name"]
+    steps = f"{config['step']:,} steps" if "step" in config else "An unknown number of steps"
+    return f"""# {name}
+
+{kind} for {size}x{size} pixels, trained on {data}: moves a picture with a video's motion.
+
+```
+mtzoo transfer --model {name} --image picture.png --video clip.mp4 --output moved.gif
+```
+
+**What.** Model `{kind}`: {parts}.
+{numbers:,} numbers in {dtype}. No discriminators, no optimiser: for use, not for training on.
+
+**Trained.** {steps} on `{data}`, clips of {frames} frames, seed {recipe.seed},
+by the recipe beside this file:
+
+```
+mtzoo fit --recipe recipe.yaml
+```
+
+**Figures.** {measured or "None yet: `mtzoo evaluate`, then export again with `--results`."}
+
+**Licence.** {licence}.
+
+**Limits.** It knows pictures and motions of the kind it was trained on, `{data}` at
+{size}x{size}, and no others: whatever else it is shown comes out as a picture of that kind, or
+as mush. Clips longer than {frames} frames are possible and untested.
+"""
