@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mtzoo.interfaces import PairDataset
 
 
+# Of the networks that judge and of their training clips, whatever the seed of what they judge.
+_LEARNERS_SEED = 0
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
     from mtzoo.cli import _use
@@ -176,57 +180,57 @@ def _classifiers(
     from mtzoo.engine.folder import versions
     from mtzoo.errors import MtzooError
     from mtzoo.evaluation import classifiers
-    from mtzoo.files import check_place
+    from mtzoo.files import check_new_folder
     from mtzoo.recipe import build_dataset
 
     # Where a store lies does not matter.
     trained_on = {key: value for key, value in data.items() if key != "root"}
     folder: Path = args.classifiers
-    training = build_dataset(data, split="train", seed=0)
-    content, motion = (
-        classifiers.shared(seen, asked)
-        for seen, asked in (
-            (training.content_classes, pairs.content_classes),
-            (training.motion_classes, pairs.motion_classes),
-        )
+    stills = build_dataset(
+        {**data, "frames": classifiers.STILL_FRAMES}, split="train", seed=_LEARNERS_SEED
     )
-    missing = {
-        side: f"no {side} accuracy: {why}"
-        for side, found, seen, labels in (
-            ("content", content, training.content_classes, "person"),
-            ("motion", motion, training.motion_classes, "action"),
-        )
-        if not found
-        for why in [
-            f"the test split shows a {' or '.join(seen)} that the training split does not"
-            if seen
-            else f"the data have no label {labels}"
-        ]
-    }
-    if not content and not motion:
+    clips = build_dataset(data, split="train", seed=_LEARNERS_SEED)
+    classes, missing = {}, {}
+    for side, seen, asked, known in (
+        ("content", stills.content_classes, pairs.content_classes, "person"),
+        ("motion", clips.motion_classes, pairs.motion_classes, "action"),
+    ):
+        classes[side] = classifiers.shared(seen, asked)
+        if not classes[side]:
+            why = (
+                f"the test split shows a {' or '.join(seen)} that the training split does not"
+                if seen
+                else f"the data have no label {known}"
+            )
+            missing[side] = f"no {side} accuracy: {why}"
+    if not any(classes.values()):
         raise MtzooError(f"--classifiers: {'; '.join(missing.values())}")
     if (folder / classifiers.CONFIG).exists():
         networks, config = classifiers.load(folder, device)
-        told = config.get("data"), networks.classes["content"], networks.classes["motion"]
-        if told != (trained_on, content, motion):
+        if (config.get("data"), networks.classes) != (trained_on, classes):
             raise MtzooError(
                 f"the classifiers in {folder} were trained on other data ({config.get('data')}) "
                 f"than these ({trained_on}); name another folder"
             )
         return networks, missing
-    if not folder.is_dir():
-        check_place(folder)
+    check_new_folder(folder)
     with _use.computing(device), _progress() as bar:
         task = bar.add_task("classifiers", total=None)
         networks = classifiers.train(
-            training,
-            content=content,
-            motion=motion,
+            stills,
+            clips,
+            **classes,
             device=device,
+            seed=_LEARNERS_SEED,
             workers=args.workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    about = {"data": trained_on, "steps": classifiers.STEPS, "versions": versions(device)}
+    about = {
+        "data": trained_on,
+        "steps": classifiers.STEPS,
+        "seed": _LEARNERS_SEED,
+        "versions": versions(device),
+    }
     classifiers.save(folder, networks, about)
     return networks, missing
 
@@ -284,14 +288,25 @@ def _print(scores: Scores) -> None:
                 cells.append("" if method.fvd is None else f"{method.fvd:.1f}")
             table.add_row(method.name, *(Text(cell) for cell in cells))
         out.print(table)
-    if len(scores.diversity):
-        out.print(
-            Text(f"samples of one picture differ by {scores.diversity.mean():.2f} of 255 a pixel")
-        )
-    if len(scores.diversity_lpips):
-        from mtzoo.evaluation.metrics import figure
+    for line in _lines(scores):
+        out.print(Text(line))
 
-        out.print(Text(f"diversity (LPIPS between samples): {figure(scores.diversity_lpips)}"))
+
+def _lines(scores: Scores) -> list[str]:
+    """What stands below the tables: single labels of classifiers, and diversity."""
+    from mtzoo.evaluation.metrics import figure
+
+    lines = []
+    real = [method for method in scores.methods if method.task == "real"]
+    labels = [(m, v) for method in real for m, v in method.values.items() if m not in _SHOWN]
+    if labels:
+        told = ", ".join(f"{metric} {100 * values.mean():.1f}" for metric, values in labels)
+        lines.append(f"single labels of real test videos right, %: {told}")
+    if len(scores.diversity):
+        lines.append(f"samples of one picture differ by {figure(scores.diversity)} of 255 a pixel")
+    if len(scores.diversity_lpips):
+        lines.append(f"diversity (LPIPS between samples): {figure(scores.diversity_lpips)}")
+    return lines
 
 
 def _cell(method: Method, metric: str) -> str:

@@ -3,11 +3,12 @@
 Three questions, each with what needs no model beside it:
 
 - **transfer**: the motion of V on the appearance of y, against the truth that a synthetic world can
-  render; beside copying y and copying V;
+  render; beside copying y, copying V, and the truth itself taken apart and put together again, an
+  upper mark;
 - **prediction**: motions drawn for the first picture of V, the best of them against V; beside
-  repeating that picture;
-- **reconstruction**: V taken apart and put together again, against V: an upper mark for transfer;
-  beside repeating V's first frame.
+  repeating that picture, and the reconstruction of V;
+- **reconstruction**: V taken apart and put together again, against V; beside repeating V's first
+  frame.
 
 In the last two the first frame is given, so it does not count. What has no truth is judged by
 networks (`Judges`): whether classifiers see the target's content and the source's motion, and how
@@ -32,7 +33,7 @@ from mtzoo.errors import MtzooError
 from mtzoo.evaluation import frechet, metrics
 from mtzoo.evaluation.classifiers import Classifiers
 from mtzoo.evaluation.perceptual import Lpips
-from mtzoo.interfaces import Batch, Model, PairDataset, as_frames
+from mtzoo.interfaces import Batch, Model, PairDataset, as_frames, as_video
 
 METRICS = ("psnr", "ssim")
 """What is measured of every frame that has a truth, whatever else is."""
@@ -279,8 +280,10 @@ ROWS = (
     Row("transfer", "model", "transfer", "truth", content="target_video"),
     Row("transfer", "copying the target", "target", "truth", content="target_video"),
     Row("transfer", "copying the source", "video", "truth", content="target_video"),
+    Row("transfer", "reconstructing the truth", "rebuilt", "truth", content="target_video"),
     Row("prediction", "samples", "samples", "video", first=1, motion=""),
     Row("prediction", "repeating the picture", "first", "video", first=1, motion=""),
+    Row("prediction", "reconstruction", "reconstruction", "video", first=1, motion=""),
     Row("reconstruction", "model", "reconstruction", "video", first=1),
     Row("reconstruction", "repeating the first frame", "first", "video", first=1),
     Row("real", "test videos", "video", ""),
@@ -313,6 +316,8 @@ def _clips(
         torch.manual_seed(_stream(seed, index))
         clips["transfer"] = _frames(model.transfer(batch.target, batch.video))
         clips["reconstruction"] = _frames(model.reconstruct(batch.video))
+        if "truth" in clips:
+            clips["rebuilt"] = _frames(model.reconstruct(as_video(clips["truth"].to(device))))
         if samples:
             clips["samples"] = draw(
                 model, batch.video[:, 0], samples, video.shape[1], seed=seed, index=index

@@ -226,9 +226,8 @@ class Faces(World[FacesContent, FacesMotion]):
 
     content_numbers = 39
     motion_numbers = 25
-    content_names = MappingProxyType(
-        {"hair": HAIR, "beard": BEARDS, "glasses": GLASSES, "background": BACKGROUNDS}
-    )
+    # Who somebody is; the soft grounds behind the head are no part of that.
+    content_names = MappingProxyType({"hair": HAIR, "beard": BEARDS, "glasses": GLASSES})
     motion_names = MappingProxyType({"family": FAMILIES})
 
     def content(self, numbers: Tensor) -> FacesContent:
