@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from test_cli_media import SECTION
+from test_perceptual import Moments
 from torch import Tensor, nn
 
 from mtzoo.cli import main
 from mtzoo.data.datasets.shapes import Shapes
+from mtzoo.data.writer import StoreWriter
 from mtzoo.engine.evaluate import evaluate
 from mtzoo.errors import MtzooError
 from mtzoo.evaluation.frechet import Detector, frechet_distance
@@ -275,6 +277,27 @@ def test_models_that_cannot_be_scored() -> None:
         scored(larger)
 
 
+@pytest.mark.gpu
+def test_a_gpu_scores_as_a_cpu_does() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        built = build_model(SECTION, resolution=32, channels=3)
+    here, there = (
+        score(
+            built.to(device).eval(),
+            pairs(),
+            protocol=PROTOCOLS["mtzoo"],
+            videos=4,
+            samples=3,
+            device=torch.device(device),
+        )
+        for device in ("cpu", "cuda")
+    )
+    for one, other in zip(here.methods, there.methods, strict=True):
+        for metric, tolerance in (("psnr", 0.02), ("ssim", 1e-3)):
+            assert torch.allclose(one.values[metric], other.values[metric], atol=tolerance)
+
+
 # The verb
 
 
@@ -308,6 +331,26 @@ def test_the_verb(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert again["methods"] == told["methods"]
 
 
+@pytest.mark.filterwarnings("ignore")  # FVD's detectors are TorchScript, which torch retires
+def test_the_verb_says_what_fvd_of_few_videos_means_and_which_weights_lpips_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))
+    torch.jit.script(Moments()).save(str(tmp_path / "detector.pt"))
+    words = ["--baselines", "--data", "shapes", "--videos", "3", "--frames", "10"]
+    words += ["--fvd", str(tmp_path / "detector.pt"), "--output", str(tmp_path / "out")]
+    assert main(["evaluate", *words]) == 0
+    out = capsys.readouterr().out
+    assert "FVD of 3 videos means little" in out
+    place = tmp_path / "nowhere" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    assert f"there is no file {place}" in out
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert told["fvd"]["enough"] is False
+    assert str(place) in told["not_measured"]["lpips"]
+    rows = {(method["task"], method["method"]): method for method in told["methods"]}
+    assert rows["prediction", "repeating the picture"]["fvd"] > 0
+
+
 def test_the_verb_scores_baselines_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,6 +363,21 @@ def test_the_verb_scores_baselines_alone(
     assert {method["method"] for method in told["methods"]}.isdisjoint({"model"})
     assert main(["evaluate", "--data", "shapes", "--output", str(tmp_path / "none")]) == 2
     assert "--baselines" in capsys.readouterr().err
+
+
+def write_store(root: Path) -> None:
+    """Two dark videos of 64x64."""
+    with StoreWriter(root, source="made", resolution=64, fps=25.0, split_by=("time",)) as writer:
+        for name in ("one", "two"):
+            writer.add(
+                name,
+                torch.zeros(24, 64, 64, 3, dtype=torch.uint8),
+                labels={"person": name},
+                splits={"time": [("train", 0, 12), ("test", 12, 24)]},
+                source=name,
+                source_range=(0, 24),
+            )
+        writer.finish()
 
 
 @pytest.mark.parametrize(
@@ -336,6 +394,11 @@ def test_the_verb_scores_baselines_alone(
         (["--data", "shapes", "--samples", "-1"], "--samples"),
         (["--data", "shapes", "--videos", "0"], "--videos"),
         (["--data", "shapes", "--seed", "-1"], "--seed"),
+        (["--data", "shapes", "--model", "nowhere"], "no such folder: nowhere"),
+        (["--data", "taken"], "there is no prepared data"),
+        (["--data", "larger"], "for 32x32 pixels of 3 channels, the data have 64x64"),
+        (["--data", "shapes", "--output", "taken/precious/out"], "no folder that may be written"),
+        (["--data", "shapes", "--classifiers", "taken"], "is there already"),
         (["--data", "shapes", "--output", "taken"], "is there already"),
     ],
 )
@@ -351,6 +414,7 @@ def test_bad_input_is_one_line(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "precious").write_text("mine")
+    write_store(tmp_path / "larger")
     given = ["evaluate", "--model", str(model), *words]
     if "--output" not in words:
         given += ["--output", "out"]
@@ -358,4 +422,5 @@ def test_bad_input_is_one_line(
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
     assert part in told[0]
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["larger", "taken"]
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["precious"]

@@ -65,6 +65,17 @@ def test_distances_are_the_packages(backbone: str, tmp_path: Path) -> None:
     assert mine.diversity(samples[:1]) == 0
 
 
+def test_the_network_sees_each_picture_once_not_once_a_pair(tmp_path: Path) -> None:
+    mine = Lpips("alex", save(tmp_path, "alex")[0])
+    seen = []
+    mine._network.net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    mine.diversity(noise(5, 3, 64, 64, 3))
+    assert sum(seen) == 5 * 3  # ten pairs of three frames would take 60
+    seen.clear()
+    mine.distance(noise(5, 3, 64, 64, 3), noise(1, 3, 64, 64, 3))
+    assert sum(seen) == 6 * 3  # five pairs of three frames would take 30
+
+
 def test_grey_is_three_equal_channels(tmp_path: Path) -> None:
     mine = Lpips("alex", save(tmp_path, "alex")[0])
     grey = noise(2, 64, 64, 1)

@@ -181,10 +181,11 @@ def _classifiers(
     from mtzoo.errors import MtzooError
     from mtzoo.evaluation import classifiers
     from mtzoo.files import check_new_folder
-    from mtzoo.recipe import build_dataset
+    from mtzoo.recipe import build_dataset, resolve_data
 
-    # Where a store lies does not matter.
-    trained_on = {key: value for key, value in data.items() if key != "root"}
+    # Where a store lies does not matter, nor how many pairs a world is said to have.
+    told = resolve_data(data).items()
+    trained_on = {key: value for key, value in told if key not in ("root", "size")}
     folder: Path = args.classifiers
     stills = build_dataset(
         {**data, "frames": classifiers.STILL_FRAMES}, split="train", seed=_LEARNERS_SEED

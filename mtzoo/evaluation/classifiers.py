@@ -239,8 +239,8 @@ def train(
                     progress(done + step, total)
                     labels = [data.labels(step * size + i) for i in range(size)]
                     names = [pair[clip] for clip in _CLIPS for pair in labels]
-                    video = as_video(torch.cat([item[clip] for clip in _CLIPS]).to(device))
-                    loss = _loss(look(_disturbed(video, blur=step % 2 == 1)), classes, names)
+                    shown = torch.cat([item[clip] for clip in _CLIPS]).to(device)
+                    loss = _loss(look(_disturbed(shown, blur=step % 2 == 1)), classes, names)
                     learner.zero_grad(set_to_none=True)
                     loss.backward()
                     learner.step()
@@ -259,20 +259,31 @@ def _loss(logits: Sequence[Tensor], classes: Classes, names: Sequence[Mapping[st
     return torch.stack(found).sum()
 
 
-def _disturbed(video: Tensor, *, blur: bool) -> Tensor:
-    """Shift each video by up to an eighth of its side, change its brightness, soften it."""
-    count, frames, _, side, _ = video.shape
-    edge = side // _SHIFT
-    flat = F.pad(video.flatten(0, 1), (edge,) * 4, mode="replicate").unflatten(0, (count, frames))
-    starts = torch.randint(2 * edge + 1, (count, 2)).tolist()
-    moved = [one[..., y : y + side, x : x + side] for one, (y, x) in zip(flat, starts, strict=True)]
-    changed = torch.stack(moved)
-    gain = torch.empty(count, 1, 1, 1, 1, device=video.device).uniform_(0.85, 1.15)
+def _disturbed(clips: Tensor, *, blur: bool) -> Tensor:
+    """Shift each clip by up to an eighth of its side, change its brightness, soften it.
+
+    Args:
+        clips: uint8 ``(N, T, H, W, C)``.
+        blur: Whether to soften.
+
+    Returns:
+        ``(N, T, C, H, W)`` in [-1, 1].
+    """
+    count, frames, side = clips.shape[:3]
+    reach = side // _SHIFT
+    axis = torch.arange(side, device=clips.device)
+    places = torch.randint(-reach, reach + 1, (2, count, 1), device=clips.device) + axis
+    moved = [
+        clip.index_select(1, rows).index_select(2, columns)
+        for clip, rows, columns in zip(clips, *places.clamp(0, side - 1), strict=True)
+    ]
+    video = as_video(torch.stack(moved))
+    gain = torch.empty(count, 1, 1, 1, 1, device=clips.device).uniform_(0.85, 1.15)
     shift = torch.empty_like(gain).uniform_(-0.1, 0.1)
-    changed = (changed * gain + shift).clamp(-1, 1)
+    video = (video * gain).add_(shift).clamp_(-1, 1)
     if not blur:
-        return changed
-    soft = F.avg_pool2d(changed.flatten(0, 1), 3, 1, 1, count_include_pad=False)
+        return video
+    soft = F.avg_pool2d(video.flatten(0, 1), 3, 1, 1, count_include_pad=False)
     return soft.unflatten(0, (count, frames))
 
 

@@ -233,7 +233,7 @@ def _ssim(
     mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
     above = (2 * mean_x * mean_y + c1) * (2 * both + c2)
     below = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)
-    return (above / below).double().mean((1, 2, 3))
+    return (above / below).mean((1, 2, 3), dtype=torch.float64)
 
 
 def _window(settings: SsimSettings) -> Tensor:

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtzoo.errors import MtzooError
-from mtzoo.recipe.build import build_dataset, build_model, build_objective, check_recipe
+from mtzoo.recipe.build import (
+    build_dataset,
+    build_model,
+    build_objective,
+    check_recipe,
+    resolve_data,
+)
 from mtzoo.recipe.find import find_base, find_recipe, known_recipes
 from mtzoo.recipe.resolve import Recipe, resolve
 from mtzoo.recipe.text import Where, lay_over, merge, read
@@ -20,6 +26,7 @@ __all__ = [
     "find_recipe",
     "known_recipes",
     "load_recipe",
+    "resolve_data",
 ]
 
 

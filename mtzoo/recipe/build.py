@@ -107,6 +107,15 @@ def build_dataset(
     return _build(section, REGISTRIES["datasets"], ("data",), sizes, {}, True, where)
 
 
+def resolve_data(config: Mapping[str, object]) -> dict[str, object]:
+    """Return a ``data`` section with the defaults of what it leaves out.
+
+    Raises:
+        MtzooError: The section is wrong.
+    """
+    return _resolved(config, "data", Where())
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe whose sizes cannot work: build its networks, but without memory.
 
