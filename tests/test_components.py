@@ -28,7 +28,7 @@ BUILT_IN = {
     "content_encoders": 3,
     "motion_encoders": 3,
     "motion_generators": 3,
-    "image_generators": 5,
+    "image_generators": 6,
     "image_discriminators": 3,
     "video_discriminators": 3,
 }
@@ -118,7 +118,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 def test_every_slot_has_its_built_ins() -> None:
     assert {kind: len(REGISTRIES[kind].builtins()) for kind in BUILT_IN} == BUILT_IN
-    assert len(ALL) >= sum(BUILT_IN.values()) == 20
+    assert len(ALL) >= sum(BUILT_IN.values()) == 21
 
 
 @every_component
@@ -271,10 +271,13 @@ def test_other_numbers_of_channels(kind: str, name: str) -> None:
 def test_content_once_or_for_each_frame(name: str) -> None:
     component = settled("image_generators", build("image_generators", name))
     content, motion = make("image_generators")
+    assert isinstance(component, ImageGenerator)
+    shown = torch.rand(len(content), *component(content, motion).shape[2:]) * 2 - 1
+    seen = (shown,) if component.takes_picture else ()
     with torch.no_grad():
-        once = component(content, motion)
-        repeated = component(content[:, None].expand(-1, motion.shape[1], -1), motion)
-        other = component(content.flip(0), motion)
+        once = component(content, motion, *seen)
+        repeated = component(content[:, None].expand(-1, motion.shape[1], -1), motion, *seen)
+        other = component(content.flip(0), motion, *seen)
     torch.testing.assert_close(once, repeated, rtol=0, atol=1e-5)
     assert not torch.allclose(once, other, atol=1e-4), "the content code changes nothing"
     assert not torch.allclose(once[:, 0], once[:, 1], atol=1e-4), "the motion code changes nothing"

@@ -10,12 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import mtzoo.components.content_encoders.timm as timm_encoder
+from mtzoo.components.image_generators.layered import LayeredImageGenerator
 from mtzoo.components.image_generators.skip import SkipImageGenerator
 from mtzoo.components.image_generators.warping import WarpingImageGenerator
 from mtzoo.errors import MtzooError
 from mtzoo.nn.blocks2d import CodeToMap, ModulatedConv2d, join_codes, stage_widths
 from mtzoo.nn.norm import dcgan_init_, norm2d, norm3d, spectral
-from mtzoo.nn.warp import warp
+from mtzoo.nn.warp import warp, warp_affine
 from mtzoo.registries import create, describe
 
 ENCODERS = ("dcgan", "resnet", "timm")
@@ -582,6 +583,61 @@ def test_warp_looks_where_the_flow_says() -> None:
     torch.testing.assert_close(moved[1, :, :, 5:], maps[0, :, :, 7:].expand(-1, -1, 3))
     torch.testing.assert_close(moved[3, :, :7], maps[1, :, 1:])
     torch.testing.assert_close(moved[2], maps[1])
+
+
+def test_an_affine_map_moves_as_the_flow_that_it_is() -> None:
+    maps, moves = torch.randn(2, 3, 8, 8), torch.randn(2, 4, 2, 3) * 0.3 + torch.eye(3)[:2]
+    axis = (2 * torch.arange(8.0) + 1) / 8 - 1
+    at = torch.stack((axis.expand(8, 8), axis[:, None].expand(8, 8), torch.ones(8, 8)), -1)
+    flow = torch.einsum("btij,hwj->btihw", moves, at) - at[..., :2].permute(2, 0, 1)
+    torch.testing.assert_close(warp_affine(maps, moves), warp(maps, flow.flatten(0, 1)))
+    away = torch.eye(3)[:2].expand(2, 1, 2, 3).clone()
+    away[..., 2] = 3.0
+    assert not warp_affine(maps, away, border=False).any()
+
+
+def opaque(generator: LayeredImageGenerator, opacity: float) -> None:
+    """Layers of the picture's own colours and of one opacity, a logit, on a black background."""
+    with torch.no_grad():
+        assert generator.head.bias is not None
+        generator.head.weight.zero_()
+        generator.head.bias[: generator.layers] = opacity
+        rest = generator.head.bias[generator.layers :].view(generator.layers + 1, -1)
+        rest[:, :-1] = -30.0
+        rest[:, -1] = 30.0
+        rest[0, -1] = -30.0
+
+
+def test_a_layered_generator_moves_layers_of_the_picture_and_nothing_else() -> None:
+    generator = LayeredImageGenerator(32, 3, 4, 4, width=4, layers=2).eval()
+    opaque(generator, 30.0)
+    picture, content, motion = torch.rand(2, 3, 32, 32), torch.randn(2, 4), torch.randn(2, 5, 4)
+    for poses in (generator.here, generator.there):
+        nn.init.zeros_(poses.output.weight)
+    with torch.no_grad():
+        video = generator(content, motion, picture)
+        torch.testing.assert_close(video, picture[:, None].expand(-1, 5, -1, -1, -1))
+        # The upper layer looks four pixels to the right.
+        generator.there.output.bias.view(2, 2, 3)[1, 0, 2] = 2 * 4 / 32
+        video = generator(content, motion, picture)
+    torch.testing.assert_close(video[:, 3, :, :, :28], picture[..., 4:])
+    # Where that looks past the picture's edge, the lower one shows.
+    torch.testing.assert_close(
+        video[..., 28:], picture[:, None, :, :, 28:].expand(-1, 5, -1, -1, -1)
+    )
+    opaque(generator, -30.0)
+    with torch.no_grad():
+        assert (generator(content, motion, picture) == -1).all()
+
+
+def test_a_layered_generator_takes_a_content_code_a_frame() -> None:
+    generator = LayeredImageGenerator(32, 3, 4, 4, width=4).eval()
+    picture, content, motion = torch.rand(2, 3, 32, 32), torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    with torch.no_grad():
+        video = generator(content, motion, picture)
+        one = generator(content[:, 3], motion[:, 3:4], picture)
+        assert generator(content[:, 0], motion).shape == video.shape
+    torch.testing.assert_close(video[:, 3:4], one, rtol=1e-4, atol=1e-5)
 
 
 def test_a_warping_generator_shows_the_picture_where_it_trusts_it() -> None:

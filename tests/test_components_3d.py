@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.functional import adaptive_avg_pool3d
 from torch.nn.utils import parametrize
 
@@ -470,6 +471,45 @@ def test_random_rotations_keep_lengths_and_turn_both_ways() -> None:
     torch.testing.assert_close(turns @ turns.transpose(1, 2), torch.eye(3).expand(500, 3, 3))
     assert 0.4 < (torch.linalg.det(turns) > 0).float().mean() < 0.6
     assert turns.mean(0).abs().max() < 0.1
+
+
+def test_what_stands_still_is_gone_from_differences_and_deviations() -> None:
+    still, moving = torch.rand(2, 1, 3, 32, 32) * 2 - 1, torch.rand(2, 6, 3, 32, 32) * 0.1
+    for view in ("differences", "deviations"):
+        encoder = C3DMotionEncoder(32, 3, width=4, view=view).eval()
+        torch.testing.assert_close(
+            encoder(still + moving).mean, encoder(moving).mean, rtol=1e-3, atol=1e-5
+        )
+    encoder = C3DMotionEncoder(32, 3, width=4).eval()
+    assert (encoder(still + moving).mean - encoder(moving).mean).abs().max() > 0.01
+
+
+def test_a_shrunken_view_is_the_encoder_of_small_frames() -> None:
+    torch.manual_seed(0)
+    large = C3DMotionEncoder(64, 3, width=4, shrink=2).eval()
+    small = C3DMotionEncoder(32, 3, width=4).eval()
+    small.load_state_dict(large.state_dict())
+    video = torch.rand(2, 4, 3, 64, 64) * 2 - 1
+    halved = F.avg_pool2d(video.flatten(0, 1), 2).unflatten(0, (2, 4))
+    torch.testing.assert_close(large(video).mean, small(halved).mean)
+    assert C3DMotionEncoder(64, 3, width=4, shrink=4, time_halvings=1)(video).mean.shape[0] == 2
+    for shrink in (0, 3, 8):
+        with pytest.raises(MtzooError, match="must be one of 1, 2, 4"):
+            C3DMotionEncoder(64, 3, width=4, shrink=shrink)
+
+
+def test_bins_of_time_share_a_layer() -> None:
+    torch.manual_seed(0)
+    head = GaussianHead(4, 5, time_bins=3, space_bins=2, initial_sigma=0.3, bin_dim=6)
+    assert head.bins is not None
+    assert head.joined is not None
+    features = torch.randn(2, 4, 3, 2, 2)
+    mean, log_variance = head(features)
+    assert mean.shape == log_variance.shape == (2, 5)
+    bins = [head.bins(features[:, :, t].flatten(1)) for t in range(3)]
+    torch.testing.assert_close(mean, head.mean(head.joined(torch.cat(bins, 1))))
+    with pytest.raises(MtzooError, match="bin_dim must be 0 or more"):
+        GaussianHead(4, 5, time_bins=3, space_bins=2, initial_sigma=0.3, bin_dim=-1)
 
 
 @pytest.mark.parametrize("view", ["frames", "differences"])

@@ -202,13 +202,12 @@ class DualMTGAN(Model):
         motion = self.motion_generator(entering, frames)[:, painted]
         frames = motion.shape[1]
 
-        if self.content_frames == "each":
-            own = content[:, painted]
-        else:
-            own = content[:, :1].expand(-1, frames, -1)
+        own = content[:, painted] if self.content_frames == "each" else content[:, 0]
         contents, motions = [own], [motion[:batch]]
         if target is not None:
-            still = codes[len(shown) :].unsqueeze(1).expand(-1, frames, -1)
+            still = codes[len(shown) :]
+            if self.content_frames == "each":
+                still = still.unsqueeze(1).expand(-1, frames, -1)
             contents.append(still)
             motions.append(motion[:batch])
             if prior_code is not None:

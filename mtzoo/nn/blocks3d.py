@@ -225,6 +225,12 @@ def random_rotations(count: int, dim: int) -> Tensor:
     return q * r.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
 
 
+def _linear(inputs: int, outputs: int) -> nn.Sequential:
+    layers = nn.Sequential(nn.Linear(inputs, outputs), nn.LeakyReLU(SLOPE))
+    he_init_(layers)
+    return layers
+
+
 class GaussianHead(nn.Module):
     """The end of a motion encoder: pooled features to mean and log-variance.
 
@@ -241,9 +247,12 @@ class GaussianHead(nn.Module):
         initial_sigma: Standard deviation at the start.
         mean_spread: Standard deviation over the batch at which each dimension's means are held,
             around 0; 0 leaves them free.
+        bin_dim: Size to which a layer that all bins of time share first brings each of them; what
+            is seen in one bin is then learned from all, and a layer of 4 times that size joins
+            them. 0 reads mean and log-variance off the features at once.
 
     Raises:
-        MtzooError: ``initial_sigma`` is not positive, or ``mean_spread`` is negative.
+        MtzooError: ``initial_sigma`` is not positive, or ``mean_spread`` or ``bin_dim`` negative.
     """
 
     def __init__(
@@ -255,15 +264,23 @@ class GaussianHead(nn.Module):
         space_bins: int,
         initial_sigma: float,
         mean_spread: float = 0.0,
+        bin_dim: int = 0,
     ) -> None:
         super().__init__()
         if not initial_sigma > 0:
             raise MtzooError(f"motion encoder: initial_sigma must be above 0, not {initial_sigma}")
         if not mean_spread >= 0:
             raise MtzooError(f"motion encoder: mean_spread must be 0 or more, not {mean_spread}")
+        if bin_dim < 0:
+            raise MtzooError(f"motion encoder: bin_dim must be 0 or more, not {bin_dim}")
         self.time_bins = time_bins
         self.space_bins = space_bins
         inputs = channels * time_bins * space_bins**2
+        self.bins = self.joined = None
+        if bin_dim:
+            self.bins = _linear(channels * space_bins**2, bin_dim)
+            self.joined = _linear(time_bins * bin_dim, 4 * bin_dim)
+            inputs = 4 * bin_dim
         self.mean = nn.Linear(inputs, motion_dim)
         self.log_variance = nn.Linear(inputs, motion_dim)
         nn.init.normal_(self.mean.weight, std=inputs**-0.5)
@@ -276,7 +293,10 @@ class GaussianHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, channels, T, S, S)`` to mean and log-variance ``(B, motion_dim)``."""
-        flat = pool_to(features, self.time_bins, self.space_bins).flatten(1)
+        pooled = pool_to(features, self.time_bins, self.space_bins)
+        flat = pooled.flatten(1)
+        if self.bins is not None and self.joined is not None:
+            flat = self.joined(self.bins(pooled.transpose(1, 2).flatten(2)).flatten(1))
         mean = self.mean(flat)
         if self.mean_spread:
             mean = self.standard(mean) * self.mean_spread

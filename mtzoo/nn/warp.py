@@ -1,4 +1,4 @@
-"""Moving maps by a flow."""
+"""Moving maps by a flow or by affine maps."""
 
 from __future__ import annotations
 
@@ -18,16 +18,39 @@ def warp(maps: Tensor, flow: Tensor) -> Tensor:
     Returns:
         ``(B * T, C, H, W)``.
     """
-    batch, channels, height, width = maps.shape
+    batch, _, height, width = maps.shape
     y = torch.arange(height, device=flow.device, dtype=torch.float32)
     x = torch.arange(width, device=flow.device, dtype=torch.float32)
     y, x = (2 * y + 1) / height - 1, (2 * x + 1) / width - 1
     at = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1)
     grid = flow.float().permute(0, 2, 3, 1) + at
-    # All frames of a video look into its one map: T frames one below the other.
-    grid = grid.reshape(batch, -1, width, 2)
-    moved = F.grid_sample(
-        maps.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    return _look(maps, grid.reshape(batch, -1, width, 2), flow.dtype)
+
+
+def warp_affine(maps: Tensor, moves: Tensor, *, border: bool = True) -> Tensor:
+    """Move maps by affine maps, bilinearly.
+
+    Args:
+        maps: ``(B, C, H, W)``, one a video.
+        moves: ``(B, T, 2, 3)``: takes each place of a frame, x, y in half sides from the middle
+            and 1, to where it looks.
+        border: Whether what lies outside is the border; else it is 0.
+
+    Returns:
+        ``(B * T, C, H, W)``.
+    """
+    batch, frames = moves.shape[:2]
+    channels, height, width = maps.shape[1:]
+    size = [batch * frames, channels, height, width]
+    grid = F.affine_grid(moves.float().flatten(0, 1), size, align_corners=False)
+    padding = "border" if border else "zeros"
+    return _look(maps, grid.reshape(batch, -1, width, 2), moves.dtype, padding)
+
+
+def _look(maps: Tensor, grid: Tensor, dtype: torch.dtype, padding: str = "border") -> Tensor:
+    """What a video's frames, one below the other in ``grid``, see in its one map."""
+    height = maps.shape[2]
+    seen = F.grid_sample(
+        maps.float(), grid, mode="bilinear", padding_mode=padding, align_corners=False
     )
-    moved = moved.unflatten(2, (-1, height)).transpose(1, 2)
-    return moved.reshape(-1, channels, height, width).to(flow.dtype)
+    return seen.unflatten(2, (-1, height)).transpose(1, 2).flatten(0, 1).to(dtype)

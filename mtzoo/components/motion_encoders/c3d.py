@@ -6,7 +6,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from mtzoo.errors import MtzooError
 from mtzoo.interfaces import (
     Gaussian,
     MotionEncoder,
@@ -55,7 +57,8 @@ WHO = "motion encoder 'c3d'"
 class C3DMotionEncoder(MotionEncoder):
     """A video to its motion code by plain 3D convolutions.
 
-    One stage for each halving of the frame down to 4x4: 3 at 32x32, 4 at 64x64, 5 at 128x128.
+    One stage for each halving of the frame down to 4x4: 3 at 32x32, 4 at 64x64, 5 at 128x128,
+    one fewer for each halving by ``shrink``.
     The first halves space alone; of those after it the first ``time_halvings`` halve time too
     (16 frames become 8 and 4; an odd number is rounded up).
 
@@ -70,13 +73,18 @@ class C3DMotionEncoder(MotionEncoder):
             averages over the whole clip and forgets the order of what is further apart than the
             network sees at once.
         space_bins: The same along each side of the 4x4 map; 1 forgets places.
-        view: What the convolutions see: the ``frames``, or the ``differences`` of neighbouring
-            frames, as the motion encoder of MCNet does (Villegas et al. 2017). In differences
-            what stands still is gone, so that the motion code carries little content over into
-            a transfer; T is then at least 3.
+        view: What the convolutions see: the ``frames``; the ``differences`` of neighbouring
+            frames, as the motion encoder of MCNet does (Villegas et al. 2017), where T is at
+            least 3; or the frames' ``deviations`` from the clip's mean, as in background
+            subtraction. In the latter two what stands still is gone, so that the motion code
+            carries little content over into a transfer. Differences show what moves twice,
+            where it was and where it is; deviations once, so that its pose is read off sooner.
         turn_colours: Whether each clip's colours are turned by a random rotation or reflection
             of colour space in training, so that the code cannot carry colours over into a
             transfer: it never knows which way they were turned.
+        shrink: Side of the squares of pixels that are averaged before all else, a power of 2 that
+            leaves frames of 16x16 or more. Where something is and how it lies shows in small
+            frames too; what it is shows less.
         norm: After each convolution.
         initial_sigma: Standard deviation of the posterior at the start of training.
         mean_spread: Standard deviation over the batch at which each dimension's posterior means
@@ -84,6 +92,9 @@ class C3DMotionEncoder(MotionEncoder):
             Normalized Inference Network Keeps the KL Vanishing Away", ACL 2020), so that neither
             KL nor a consistency loss can make all codes one. Takes more than one clip in
             training. 0 leaves the means free.
+        bin_dim: Size to which a layer that all bins of time share first brings each of them,
+            before they are joined; 0 reads mean and log-variance off all bins at once. With it,
+            what is seen in one bin is learned from all.
 
     Raises:
         MtzooError: The resolution is not supported or a size cannot work.
@@ -102,23 +113,32 @@ class C3DMotionEncoder(MotionEncoder):
         time_halvings: int = 2,
         time_bins: int = 4,
         space_bins: int = 4,
-        view: Literal["frames", "differences"] = "frames",
+        view: Literal["frames", "differences", "deviations"] = "frames",
         turn_colours: bool = False,
+        shrink: int = 1,
         norm: Norm = "batch",
         initial_sigma: float = 0.3,
         mean_spread: float = 0.0,
+        bin_dim: int = 0,
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
         check_sizes(WHO, channels=channels, motion_dim=motion_dim, width=width, depth=depth)
         check_sizes(WHO, time_bins=time_bins, space_bins=space_bins)
-        stages = halvings(resolution)
+        sizes = [2**power for power in range(halvings(resolution) - 1)]
+        if shrink not in sizes:
+            raise MtzooError(
+                f"{WHO}: shrink is {shrink}; at {resolution}x{resolution} it must be one of "
+                f"{', '.join(map(str, sizes))}"
+            )
+        stages = halvings(resolution // shrink)
         check_time_halvings(time_halvings, stages - 1, WHO)
         self.resolution = resolution
         self.channels = channels
         self.motion_dim = motion_dim
         self.view = view
         self.turn_colours = turn_colours
+        self.shrink = shrink
         if view == "differences":
             self.min_frames = 3
         layers: list[nn.Module] = []
@@ -142,6 +162,7 @@ class C3DMotionEncoder(MotionEncoder):
             space_bins=space_bins,
             initial_sigma=initial_sigma,
             mean_spread=mean_spread,
+            bin_dim=bin_dim,
         )
 
     def forward(self, video: Tensor) -> Gaussian:
@@ -157,8 +178,12 @@ class C3DMotionEncoder(MotionEncoder):
             MtzooError: The clip is shorter than ``min_frames`` or its frames are of another size.
         """
         check_video(video, self.channels, self.resolution, self.min_frames, WHO)
+        if self.shrink > 1:
+            video = F.avg_pool2d(video.flatten(0, 1), self.shrink).unflatten(0, video.shape[:2])
         if self.view == "differences":
             video = video[:, 1:] - video[:, :-1]
+        elif self.view == "deviations":
+            video = video - video.mean(1, keepdim=True)
         if self.turn_colours and self.training:
             turns = random_rotations(len(video), self.channels).to(video)
             video = torch.einsum("bij,btjhw->btihw", turns, video)
