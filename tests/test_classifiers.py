@@ -12,7 +12,7 @@ from mtzoo.cli import main
 from mtzoo.data.datasets.clips import ClipsDataset
 from mtzoo.data.datasets.faces import Faces
 from mtzoo.data.datasets.shapes import Shapes
-from mtzoo.data.store import ClipStore, Entry
+from mtzoo.data.store import ClipStore, Entry, sha256
 from mtzoo.data.writer import StoreWriter
 from mtzoo.errors import MtzooError
 from mtzoo.evaluation import classifiers
@@ -294,6 +294,7 @@ def test_the_verb_trains_once_and_asks_for_the_same_data(
     assert "test videos" in out
     told = json.loads((tmp_path / "one" / "results.json").read_text())
     assert told["classes"]["content"] == {"person": list("abcde")}
+    assert told["classifiers_sha256"] == sha256(tmp_path / "judges" / classifiers.WEIGHTS)
     rows = {(m["task"], m["method"]): m for m in told["methods"]}
     assert {"content", "motion"} <= rows["real", "test videos"].keys()
     assert "psnr" not in rows["transfer", "model"]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Of the networks that judge and of their training clips, whatever the seed of what they judge.
 _LEARNERS_SEED = 0
 
+# Of sheet.png.
+_SHOWN_PAIRS, _SHOWN_FRAMES = 4, 8
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
@@ -99,10 +102,11 @@ def run(args: argparse.Namespace) -> int:
 
     from mtzoo.data.store import sha256
     from mtzoo.engine.folder import versions, write_json
-    from mtzoo.engine.samples import paint
+    from mtzoo.engine.samples import paint, spread
+    from mtzoo.evaluation.figures import Row, lay_out, times
     from mtzoo.evaluation.frechet import Detector
     from mtzoo.evaluation.scores import Judges, score
-    from mtzoo.media import sheet, write_image
+    from mtzoo.media import write_image
     from mtzoo.weights import WEIGHTS, weights_folder
 
     device = _use.pick_device(args.device)
@@ -133,13 +137,17 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        painted = paint(model, pairs, 4, device=device, seed=args.seed) if model else None
+        painted = None
+        if model is not None:
+            shown = spread(_SHOWN_PAIRS, len(pairs))
+            painted = paint(model, pairs, shown, device=device, seed=args.seed)
     results = {
         **scores.as_json(),
         **judges.as_json(scores.videos),
         "not_measured": missing,
         "model": args.model and str(Path(args.model)),
         "weights_sha256": args.model and sha256(weights_folder(args.model) / WEIGHTS),
+        "classifiers_sha256": args.classifiers and sha256(args.classifiers / WEIGHTS),
         "data": data,
         "seed": args.seed,
         "versions": versions(torch.device(device)),
@@ -147,8 +155,12 @@ def run(args: argparse.Namespace) -> int:
     with making_folder(output) as folder:
         if painted is not None:
             names, clips = painted
-            rows = [row for clip in clips for row in clip]
-            write_image(folder / "sheet.png", sheet(rows, labels=names * len(clips)))
+            at = times(pairs.frames, _SHOWN_FRAMES)
+            blocks = [
+                [Row(name, list(clip[at])) for name, clip in zip(names, pair, strict=True)]
+                for pair in clips
+            ]
+            write_image(folder / "sheet.png", lay_out(blocks, [str(t + 1) for t in at]))
         missing |= _draw(scores, folder)
         write_json(folder / "results.json", results)
     _print(scores)

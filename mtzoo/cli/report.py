@@ -384,10 +384,11 @@ def _fig3(session: _Session, folder: Path) -> str:
     """Write the sheet; returns it as HTML."""
     from mtzoo import media
     from mtzoo.engine.folder import write_json
+    from mtzoo.engine.samples import spread
     from mtzoo.evaluation import figures
 
     args, pairs = session.args, session.pairs
-    positions = figures.spread(max(args.sources, args.targets), len(pairs))
+    positions = spread(max(args.sources, args.targets), len(pairs))
     with session.progress("transferring") as progress:
         found = figures.transfers(
             session.models[0].model,
@@ -416,6 +417,7 @@ def _fig4(session: _Session, folder: Path) -> str:
     """Write the sheet and its animation; returns them as HTML."""
     from mtzoo import media
     from mtzoo.engine.folder import write_json
+    from mtzoo.engine.samples import spread
     from mtzoo.evaluation import figures
 
     args, pairs = session.args, session.pairs
@@ -424,7 +426,7 @@ def _fig4(session: _Session, folder: Path) -> str:
         found = figures.drawn(
             session.models[0].model,
             pairs,
-            positions=figures.spread(args.pictures, len(pairs)),
+            positions=spread(args.pictures, len(pairs)),
             samples=session.samples,
             settings=session.protocol.ssim,
             device=session.device,

@@ -389,7 +389,7 @@ class _Run:
         names, videos = samples.paint(
             self.shown,
             self.test,
-            SAMPLE_PAIRS,
+            samples.spread(SAMPLE_PAIRS, len(self.test)),
             device=self.device,
             seed=self.recipe.seed,
             autocast=_Reentered(self.fabric),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -17,22 +18,31 @@ SAMPLES = 2
 _COLUMNS = 16
 
 
+def spread(count: int, length: int) -> list[int]:
+    """Positions throughout a split of ``length`` videos, ``count`` at most.
+
+    A store's videos of one person lie side by side, so the first few would show one person.
+    """
+    count = min(count, length)
+    return [i * length // count for i in range(count)]
+
+
 @torch.no_grad()
 def paint(
     model: Model,
     pairs: PairDataset,
-    count: int,
+    positions: Sequence[int],
     *,
     device: torch.device,
     seed: int = 0,
     autocast: AbstractContextManager[object] | None = None,
 ) -> tuple[list[str], Tensor]:
-    """Move the first ``count`` test pairs.
+    """Move some test pairs.
 
     Args:
         model: Put into eval mode for the time being.
         pairs: The test split.
-        count: Number of pairs, fewer where the split is shorter.
+        positions: Which of its pairs.
         device: Where the model is.
         seed: Of the motions drawn from the prior, the same at every step of a run.
         autocast: Context the networks run in.
@@ -40,7 +50,7 @@ def paint(
     Returns:
         Names of the rows, and uint8 ``(pairs, rows, T, H, W, C)``.
     """
-    items = default_collate(load(pairs, range(min(count, len(pairs)))))
+    items = default_collate(load(pairs, positions))
     batch = to_batch(items, device)
     frames = batch.video.shape[1]
     training = model.training

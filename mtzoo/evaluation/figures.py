@@ -39,15 +39,6 @@ _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def spread(count: int, length: int) -> list[int]:
-    """Positions throughout a split of ``length`` videos, ``count`` at most.
-
-    A store's videos of one person lie side by side, so the first few would show one person.
-    """
-    count = min(count, length)
-    return [i * length // count for i in range(count)]
-
-
 # Sheets of frames ---------------------------------------------------------------------------
 
 
