@@ -25,11 +25,11 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import av
 import av.container
@@ -46,6 +46,8 @@ from mtzoo.files import check_place, replacing
 
 # libav writes to stderr from C, where nothing of ours can catch it; our own lines say enough.
 av.logging.set_level(None)
+
+T = TypeVar("T")
 
 Crop = Literal["centre", "none"]
 Resample = Literal["nearest", "bicubic"]
@@ -93,6 +95,19 @@ _CONTAINERS = (
 
 # libav's number for colours of which nothing is said.
 _UNSPECIFIED = 2
+
+# What a frame says of its colours, and what says nothing.
+_COLOURS = {
+    "colorspace": _UNSPECIFIED,
+    "color_range": 0,
+    "color_primaries": _UNSPECIFIED,
+    "color_trc": _UNSPECIFIED,
+}
+
+# Formats in which reduced frames are kept; the nearest to a frame's own is taken.
+_REDUCED = (
+    "gray|yuv420p|yuv422p|yuv444p|yuvj420p|yuvj422p|yuvj444p|yuv420p10le|yuv422p10le|yuv444p10le"
+)
 
 # A jump between two time stamps beyond this many seconds is a damaged stamp, not a pause.
 _MAX_GAP = 600.0
@@ -187,7 +202,7 @@ class Frame:
         )
         if inside and isinstance(self._pixels, av.VideoFrame):
             stored = _turned_back(whole, self._turns, self.width, self.height)
-            small = self._scaler.scale(self._pixels, stored, resolution, resolution)
+            small = self._scaler.scale(self._pixels, stored, resolution, resolution).to_ndarray()
             return np.ascontiguousarray(np.rot90(small, self._turns))
         image = _flatten(self.image())
         if not inside:
@@ -229,7 +244,34 @@ class Frame:
         size = (height, width) if self._turns % 2 else (width, height)
         whole = Box(0, 0, self._pixels.width, self._pixels.height)
         small = self._scaler.scale(self._pixels, whole, *size, pixels="gray", how="area")
-        return np.ascontiguousarray(np.rot90(small, self._turns))
+        return np.ascontiguousarray(np.rot90(small.to_ndarray(), self._turns))
+
+    def reduced(self, factor: int) -> Frame:
+        """The whole frame with sides divided by a factor, each pixel the mean of those it covers.
+
+        It takes so much less memory, and the cheapest way out of the decoder's pixels: a square cut
+        out of it differs little from one cut out of the frame as long as it is reduced further by
+        some factor itself.
+
+        Raises:
+            MtzooError: The pixels cannot be converted.
+        """
+        if factor == 1:
+            return self
+        pixels = self._pixels
+        width, height = (max(1, round(n / factor)) for n in (pixels.width, pixels.height))
+        if isinstance(pixels, Image.Image):
+            small = pixels.resize((width, height), Image.Resampling.BOX)
+        else:
+            kinds = "rgb24" if pixels.format.is_rgb else _REDUCED
+            whole = Box(0, 0, pixels.width, pixels.height)
+            # What is not said is not converted, and so not clipped on its way.
+            said = {name: getattr(pixels, name) for name in _COLOURS}
+            _say(pixels, _COLOURS)
+            small = self._scaler.scale(pixels, whole, width, height, pixels=kinds, how="area")
+            _say(pixels, said)
+            _say(small, said)
+        return Frame(small, self._turns, self._scaler)
 
 
 class _Scaler:
@@ -247,9 +289,9 @@ class _Scaler:
         *,
         pixels: str = "rgb24",
         how: str = "bicubic",
-    ) -> np.ndarray:
-        """Scale a box of whole pixels, as stored, to uint8 ``(height, width[, 3])``."""
-        key = (frame.width, frame.height, frame.format.name, box, width, height, pixels)
+    ) -> av.VideoFrame:
+        """Scale a box of whole pixels, as stored; ``pixels`` are formats, the nearest is taken."""
+        key = (frame.width, frame.height, frame.format.name, box, width, height, pixels, how)
         graph = self._graphs.get(key)
         if graph is None:
             if len(self._graphs) >= 8:  # a video whose frames change size at will
@@ -270,11 +312,11 @@ class _Scaler:
             ]
             graph.link_nodes(*chain).configure()
 
-        def scaled() -> np.ndarray:
+        def scaled() -> av.VideoFrame:
             graph.push(frame)
             small = graph.pull()
             assert isinstance(small, av.VideoFrame)
-            return small.to_ndarray()
+            return small
 
         try:
             return _whatever_colours(frame, scaled)
@@ -283,7 +325,7 @@ class _Scaler:
             raise
 
 
-def _whatever_colours(frame: av.VideoFrame, convert: Callable[[], np.ndarray]) -> np.ndarray:
+def _whatever_colours(frame: av.VideoFrame, convert: Callable[[], T]) -> T:
     """Convert a frame; one in colours that libav cannot convert, as if it did not say which.
 
     Raises:
@@ -297,6 +339,11 @@ def _whatever_colours(frame: av.VideoFrame, convert: Callable[[], np.ndarray]) -
                 raise MtzooError(f"a frame cannot be converted to RGB: {_line(error)}") from error
             frame.colorspace = frame.color_primaries = frame.color_trc = _UNSPECIFIED
     raise AssertionError
+
+
+def _say(frame: av.VideoFrame, colours: Mapping[str, int]) -> None:
+    for name, value in colours.items():
+        setattr(frame, name, value)
 
 
 def _turned_back(box: Box, turns: int, width: int, height: int) -> Box:

@@ -55,7 +55,7 @@ def shown(plan: Planner, frames: Iterable[Frame]) -> list[Box]:
     """Show all frames to a planner and ask where to cut."""
     count = 0
     for frame in frames:
-        plan.look(count, frame)
+        plan.look(count, frame, 25.0)
         count += 1
     boxes = plan.plan(frame.width, frame.height, count)
     assert len(boxes) == count
@@ -380,7 +380,7 @@ def test_long_videos_are_watched_in_bounded_memory(monkeypatch: pytest.MonkeyPat
     kept: list[int] = []
     frames = filmed(masks)
     for index, frame in enumerate(frames):
-        plan.look(index, frame)
+        plan.look(index, frame, 25.0)
         kept.append(len(plan.greys))
     assert max(kept) <= 40
     boxes = plan.plan(160, 120, 150)

@@ -117,6 +117,40 @@ def test_grey() -> None:
             assert frame.grey(1000).shape == (frame.height, frame.width)
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "pixels", ["yuv420p", "yuv444p10le", "yuyv422", "rgb24", "gray", "picture"]
+)
+def test_a_square_of_a_reduced_frame_is_that_of_the_frame(pixels: str, turns: int) -> None:
+    stored = smooth(360, 600)
+    if pixels == "gray":
+        stored = stored[..., 1:2].repeat(3, 2)
+    shown = np.ascontiguousarray(np.rot90(stored, turns))
+    frame = Frame(Image.fromarray(shown)) if pixels == "picture" else native(stored, pixels, turns)
+    small = frame.reduced(3)
+    assert (small.height, small.width) == (frame.height // 3, frame.width // 3)
+    assert small.nbytes < frame.nbytes / 7
+    left, top = (30, 72) if turns % 2 else (72, 30)
+    expected = frame.cut(Box(3 * left, 3 * top, 240, 240), 32).astype(int)
+    cut = small.cut(Box(left, top, 80, 80), 32).astype(int)
+    assert np.abs(cut - expected).max() <= 3
+    assert frame.reduced(1) is frame
+
+
+@pytest.mark.parametrize("tags", [(1, 1), (5, 2), (9, 1)])  # BT.709, BT.470 full range, BT.2020
+def test_reducing_keeps_what_is_said_of_colours(tags: tuple[int, int]) -> None:
+    """And converts nothing: saturated colours would be clipped on the way."""
+    picture = np.zeros((240, 320, 3), np.uint8)
+    picture[:, :160, 0] = picture[:120, :, 2] = 255
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv444p")
+    frame.colorspace, frame.color_range = tags
+    expected = Frame(frame).cut(Box(0, 0, 240, 240), 40).astype(int)
+    cut = Frame(frame).reduced(2).cut(Box(0, 0, 120, 120), 40).astype(int)
+    inside = np.ones(40, bool)
+    inside[[*range(18, 22), *range(25, 29)]] = False  # away from edges
+    assert np.abs(cut - expected)[inside][:, inside].max() <= 1
+
+
 def test_a_crop_as_large_as_memory_is_refused() -> None:
     with pytest.raises(MtzooError, match="megapixels"):
         native(smooth(64, 64)).cut(Box(-20_000, 0.5, 40_000, 40_000), 64)

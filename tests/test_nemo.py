@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from mtzoo import media
 from mtzoo.cli import prepare as verb
 from mtzoo.data.datasets.clips import ClipsDataset
-from mtzoo.data.prepare import nemo
+from mtzoo.data.prepare import nemo, videos
 from mtzoo.data.prepare.nemo import prepare_nemo
 from mtzoo.data.prepare.pipeline import Stored
 from mtzoo.data.prepare.report import Report
@@ -243,7 +243,7 @@ def test_what_cannot_be_used_is_named(source: Path, tmp_path: Path) -> None:
     assert len(report.used) == 8
     found = reasons(report)
     assert found.keys() == {f"{n}_deliberate_smile_1.mp4" for n in (101, 102, 103, 104)}
-    assert found["101_deliberate_smile_1.mp4"] == "no face was found in 5 frames looked at"
+    assert found["101_deliberate_smile_1.mp4"] == "no face was found in 3 frames looked at"
     assert "it has 9 frames of the 16 needed" in found["102_deliberate_smile_1.mp4"]
     assert all("\n" not in reason and str(source) not in reason for reason in found.values())
     assert json.loads((report.output / "report.json").read_text())["skipped"] == report.skipped
@@ -320,7 +320,9 @@ def test_the_verb(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.footage
-def test_genuine_faces_in_the_form_of_the_set(footage: Path, tmp_path: Path) -> None:
+def test_genuine_faces_in_the_form_of_the_set(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two GRID speakers as films of 1920x1080 at 50 frames a second, as NEMO's are."""
     source = tmp_path / "in"
     source.mkdir()
@@ -334,10 +336,29 @@ def test_genuine_faces_in_the_form_of_the_set(footage: Path, tmp_path: Path) -> 
             large = Image.fromarray(frame).resize((1080, 864), Image.Resampling.BICUBIC)
             target[216:, left : left + 1080] = large
         media.write(source / f"{name}.mp4", torch.from_numpy(frames), fps=50.0)
-    report = prepare_nemo(source, tmp_path / "out")
+    squares: list[media.Box] = []
+    cut = media.Frame.cut
+
+    def noted(frame: media.Frame, box: media.Box, resolution: int) -> np.ndarray:
+        factor = 1920 // frame.width
+        assert factor >= 3
+        squares.append(media.Box(*(factor * edge for edge in box)))
+        return cut(frame, box, resolution)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(videos, "WHOLE_BYTES", 17 * 1920 * 1080 * 3 // 2)  # frames are kept reduced
+        patch.setattr(media.Frame, "cut", noted)
+        report = prepare_nemo(source, tmp_path / "out")
     assert report.skipped == []
     store = ClipStore(report.output)
     assert (store.fps, store.resolution, report.frames) == (50.0, 64, 40)
+    # The same squares of the frames as decoded.
+    for i, path in enumerate(sorted(source.iterdir())):
+        with media.decode(path) as decoded:
+            expected = np.stack([frame.cut(squares[20 * i], 64) for frame in decoded])
+        off = np.abs(store.read(store.entries()[i]).numpy().astype(int) - expected)
+        assert off.mean() < 1
+        assert off.max() <= 8
     assert all(item["faces"] == 1.0 for item in report.used)
     assert all(600 < float(str(item["crop_side"])) < 900 for item in report.used)
     for entry in store.entries():

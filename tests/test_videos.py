@@ -1,6 +1,7 @@
 """Any folder of videos in: what is found, how it is labelled, cut and split, and every fault."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,13 +17,17 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
+from test_crops import head as face
 from test_media import encode, moving
 
+from mtzoo import media
 from mtzoo.cli import main
+from mtzoo.data.prepare import videos
 from mtzoo.data.prepare.sources import find_videos
 from mtzoo.data.prepare.videos import prepare_videos
 from mtzoo.data.store import ClipStore
+from mtzoo.media import Box, Frame
 
 COUNT = 20
 
@@ -32,12 +37,12 @@ def film(path: Path, frames: int = COUNT, **options: object) -> Path:
     return encode(path, moving(frames, 48, 80), **options)  # type: ignore[arg-type]
 
 
-def walker(path: Path, frames: int = COUNT) -> Path:
+def walker(path: Path, frames: int = COUNT, scale: int = 1) -> Path:
     """Somebody large enough to be followed."""
-    clip = np.full((frames, 96, 160, 3), 90, np.uint8)
+    clip = np.full((frames, 96 * scale, 160 * scale, 3), 90, np.uint8)
     for i, picture in enumerate(clip):
-        left = 10 + i * 100 // frames
-        picture[30:70, left : left + 24] = (220, 60, 60)
+        left = scale * 10 + i * scale * 100 // frames
+        picture[scale * 30 : scale * 70, left : left + scale * 24] = (220, 60, 60)
     path.parent.mkdir(parents=True, exist_ok=True)
     return encode(path, clip)
 
@@ -459,22 +464,126 @@ def test_a_video_too_long_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(report.used) == 1
 
 
+# Frames kept until it is known where to cut
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Which files were decoded, each time."""
+    files: list[Path] = []
+    decode = media.decode
+
+    def listed(path: Path, **options: object) -> media.Decoded:
+        files.append(path)
+        return decode(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(media, "decode", listed)
+    return files
+
+
+@pytest.fixture
+def factors(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """By what frames were reduced."""
+    found: set[int] = set()
+    reduced = Frame.reduced
+
+    def noted(frame: Frame, factor: int) -> Frame:
+        found.add(factor)
+        return reduced(frame, factor)
+
+    monkeypatch.setattr(Frame, "reduced", noted)
+    return found
+
+
+def talker(path: Path, *parts: tuple[int, int]) -> Path:
+    """A drawn face before a still wall, so many frames of such a side each; 640x480 pixels."""
+    rows, columns = np.mgrid[:480, :640]
+    wall = (120 + 60 * np.sin(columns / 9) * np.cos(rows / 7))[..., None] * (0.6, 0.8, 1.0)
+    clip = []
+    for count, side in parts:
+        for i in range(count):
+            canvas = Image.fromarray(wall.astype(np.uint8))
+            face(canvas, 330 - side / 2 + 4 * math.sin(i / 5), 220 - side / 2, side)
+            clip.append(np.asarray(canvas.filter(ImageFilter.GaussianBlur(1.5))))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return encode(path, np.stack(clip))
+
+
+def stored(tmp_path: Path, name: str, crop: str) -> tuple[np.ndarray, dict[str, object]]:
+    report = prepare_videos(tmp_path / "in", tmp_path / name, resolution=32, crop=crop)  # type: ignore[arg-type]
+    store = ClipStore(report.output)
+    return store.read(store.entries()[0]).numpy().astype(int), report.used[0]
+
+
+@pytest.mark.parametrize("crop", ["face", "person"])
+def test_large_frames_are_kept_reduced_and_decoded_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    decoded: list[Path],
+    factors: set[int],
+    crop: str,
+) -> None:
+    """The square is the same to a hundredth of its side, and what it shows is, too."""
+    path = tmp_path / "in" / "a.mp4"
+    width, height = (640, 480) if crop == "face" else (960, 576)
+    talker(path, (60, 240)) if crop == "face" else walker(path, 60, scale=6)
+    boxes: list[Box] = []
+    cut = Frame.cut
+
+    def noted(frame: Frame, box: Box, resolution: int) -> np.ndarray:
+        factor = round(width / frame.width)
+        boxes.append(Box(*(factor * edge for edge in box)))
+        return cut(frame, box, resolution)
+
+    monkeypatch.setattr(Frame, "cut", noted)
+    monkeypatch.setattr(videos, "WHOLE_BYTES", 1 << 30)
+    _, told = stored(tmp_path, "whole", crop)
+    assert factors == {1}
+    whole = list(boxes)
+    size = width * height * 3 // 2
+    monkeypatch.setattr(videos, "WHOLE_BYTES", 20 * size)
+    monkeypatch.setattr(videos, "BUFFER_BYTES", 40 * size)  # not enough for 60 whole ones
+    decoded.clear()
+    boxes.clear()
+    found, told_too = stored(tmp_path, "reduced", crop)
+    assert len(decoded) == 1
+    assert max(factors) >= 2
+    side = float(str(told["crop_side"]))
+    assert float(str(told_too["crop_side"])) == pytest.approx(side, abs=0.015 * side)
+    assert np.abs(np.subtract(boxes, whole)).max() <= 0.015 * side
+    with media.decode(path) as frames:
+        expected = [cut(frame, box, 32) for frame, box in zip(frames, boxes, strict=True)]
+    off = np.abs(found - np.stack(expected))
+    assert off.mean() < 1
+    assert off.max() <= (10 if crop == "face" else 20)  # whose edges are sharp
+
+
+def test_a_face_that_is_smaller_than_was_thought_is_decoded_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[Path], factors: set[int]
+) -> None:
+    """Two faces, one after another; the first is larger and the second seen for longer."""
+    talker(tmp_path / "in" / "a.mp4", (24, 240), (160, 100))
+    monkeypatch.setattr(videos, "WHOLE_BYTES", 1 << 30)
+    expected, told = stored(tmp_path, "whole", "face")
+    assert float(str(told["face_side"])) < 120
+    assert factors == {1}
+    monkeypatch.setattr(videos, "WHOLE_BYTES", 20 * 640 * 480 * 3 // 2)
+    decoded.clear()
+    found, told_too = stored(tmp_path, "reduced", "face")
+    assert max(factors) >= 2
+    assert len(decoded) == 2
+    assert told_too == told
+    assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize("budget", [0, 1 << 30])
 def test_what_does_not_fit_the_buffer_is_decoded_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[Path], budget: int
 ) -> None:
-    monkeypatch.setattr("mtzoo.data.prepare.videos.BUFFER_BYTES", budget)
-    decoded = []
-    decode = prepare_videos.__globals__["media"].decode
-    monkeypatch.setattr(
-        prepare_videos.__globals__["media"],
-        "decode",
-        lambda path, **options: decoded.append(path) or decode(path, **options),
-    )
+    monkeypatch.setattr(videos, "BUFFER_BYTES", budget)
     walker(tmp_path / "in" / "a.mp4", 30)
-    report = prepare_videos(tmp_path / "in", tmp_path / "out", resolution=32, crop="person")
-    store = ClipStore(report.output)
-    assert store.entries()[0].frames == 30
+    frames, _ = stored(tmp_path, "out", "person")
+    assert len(frames) == 30
     assert len(decoded) == (2 if budget == 0 else 1)
 
 

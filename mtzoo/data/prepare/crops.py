@@ -23,10 +23,10 @@ Kind = Literal["centre", "face", "person", "none"]
 MARGINS: dict[str, float] = {"face": 1.6, "person": 1.1}
 """Side of the square over that of the smallest that holds what it is to show, by kind."""
 
-# Faces are looked for in every eighth frame, at first in every fourth so that short videos get
+# Faces are looked for after every so many seconds, at first twice as often so that short videos get
 # some looks, reduced to this many pixels on the longer side: in all frames, or at full size, the
 # search would cost more than decoding. A head moves little in a third of a second.
-_FACE_STEP, _FACE_PIXELS = 8, 320
+_FACE_SECONDS, _FACE_PIXELS = 0.32, 320
 # Least side of a face over the longer side of the picture.
 _LEAST_FACE = 0.06
 # Sides of one face differ from look to look by less than this factor.
@@ -53,17 +53,30 @@ class Planner(Protocol):
     needs_look: bool
     about: dict[str, object]
 
-    def look(self, index: int, frame: Frame) -> None:
-        """See one frame; called for all, in order."""
+    def look(self, index: int, frame: Frame, fps: float) -> None:
+        """See one frame, of so many a second; called for all, in order."""
         ...
 
-    def plan(self, width: int, height: int, count: int) -> list[Box | None]:
+    def side(self, longest: int) -> float:
+        """Say how small the square may come out, by what was seen so far.
+
+        Args:
+            longest: Longer side of the frames, in pixels.
+
+        Returns:
+            In pixels; 0 as long as there is nothing to go by.
+        """
+        ...
+
+    def plan(self, width: int, height: int, count: int, reduced: int = 1) -> list[Box | None]:
         """Say where to cut.
 
         Args:
-            width: Of the frames as displayed, in pixels.
+            width: Of the frames that are to be cut, as displayed, in pixels.
             height: Likewise.
             count: How many frames there are.
+            reduced: The factor by which those frames are smaller than the video's. Boxes are in
+                pixels of those; `about` tells in pixels of the video's.
 
         Returns:
             One box a frame; ``None`` is the whole frame.
@@ -108,10 +121,13 @@ class _Fixed:
     needs_look: bool = False
     about: dict[str, object] = field(default_factory=dict)
 
-    def look(self, index: int, frame: Frame) -> None:
+    def look(self, index: int, frame: Frame, fps: float) -> None:
         """Nothing is learned from the frames."""
 
-    def plan(self, width: int, height: int, count: int) -> list[Box | None]:
+    def side(self, longest: int) -> float:
+        return 0.0
+
+    def plan(self, width: int, height: int, count: int, reduced: int = 1) -> list[Box | None]:
         side = min(width, height)
         box = Box((width - side) // 2, (height - side) // 2, side, side) if self.centre else None
         return [box] * count
@@ -135,9 +151,10 @@ class _Face:
     looks: int = 0
     tracks: list[dict[int, _Square]] = field(default_factory=list)
 
-    def look(self, index: int, frame: Frame) -> None:
+    def look(self, index: int, frame: Frame, fps: float) -> None:
         """Look for faces in some of the frames."""
-        if index % (_FACE_STEP if index > 32 else _FACE_STEP // 2) == 0:
+        step = max(2, round(fps * _FACE_SECONDS))
+        if index % (step if index > 4 * step else step // 2) == 0:
             for face in find_faces(frame.grey(_FACE_PIXELS), self._least()):
                 self._follow(face)
             self.looks += 1
@@ -169,11 +186,15 @@ class _Face:
             self.tracks.append(track := {})
         track[now] = face
 
-    def plan(self, width: int, height: int, count: int) -> list[Box | None]:
+    def side(self, longest: int) -> float:
+        track = self._main() if self.tracks else {}
+        if len(track) < 3:
+            return 0.0
+        return self.margin * longest * min(face.side for face in track.values())
+
+    def plan(self, width: int, height: int, count: int, reduced: int = 1) -> list[Box | None]:
         if not self.tracks:
             raise MtzooError(f"no face was found in {self.looks} frames looked at")
-        from scipy import ndimage
-
         track = self._main()
         seen = len(track) / self.looks
         if seen < 0.25:
@@ -182,20 +203,22 @@ class _Face:
             )
         faces = np.array(list(track.values())) * max(width, height)
         # Medians of three and percentiles: a find out of place must not widen the square.
-        left, top, sides = ndimage.median_filter(faces, size=(3, 1), mode="nearest").T
+        wide = np.pad(faces, ((1, 1), (0, 0)), mode="edge")
+        left, top, sides = np.median([wide[:-2], wide[1:-1], wide[2:]], axis=0).T
         reach = sides * (self.margin - 1) / 2
         low = np.percentile([left - reach, top - reach - _HAIR / 2 * sides], 5, axis=1)
         high = np.percentile(
             [left + sides + reach, top + sides + reach - _HAIR / 2 * sides], 95, axis=1
         )
-        side = round(float(max(high - low)))
+        # Even, as the colours of most videos have half the resolution.
+        side = 2 * round(float(max(high - low)) / 2)
         x, y = (low + high - side) / 2
         box = Box(_shift_inside(x, side, width), _shift_inside(y, side, height), side, side)
         self.about = {
             "faces": round(seen, 2),
-            "face_side": round(float(np.median(faces[:, 2]))),
+            "face_side": round(float(np.median(faces[:, 2])) * reduced),
             "face_tracks": len(self.tracks),
-            "crop_side": side,
+            "crop_side": side * reduced,
         }
         return [box] * count
 
@@ -259,10 +282,10 @@ def _away(a: _Square, b: _Square) -> float:
 
 
 def _shift_inside(start: float, side: int, whole: int) -> int:
-    """Where a square begins: inside where it fits, else over both borders alike."""
+    """Where a square begins: inside, at an even pixel, where it fits; else over both borders."""
     if side > whole:
         return (whole - side) // 2
-    return int(min(max(round(start), 0), whole - side))
+    return 2 * int(min(max(round(start / 2), 0), (whole - side) // 2))
 
 
 @dataclass
@@ -275,30 +298,41 @@ class _Person:
     step: int = 1
     greys: list[_Array] = field(default_factory=list)
 
-    def look(self, index: int, frame: Frame) -> None:
+    def look(self, index: int, frame: Frame, fps: float) -> None:
         """Keep a small picture of every frame, or of every second, fourth, ... of a long video."""
         if index % self.step == 0:
             self.greys.append(frame.grey(_MOTION_PIXELS))
             if len(self.greys) > _MOTION_FRAMES:
                 self.greys, self.step = self.greys[::2], 2 * self.step
 
-    def plan(self, width: int, height: int, count: int) -> list[Box | None]:
+    def side(self, longest: int) -> float:
+        crops, _ = self._follow()
+        return 0.0 if crops is None else crops.side * longest / max(self.greys[0].shape)
+
+    def _follow(self) -> tuple[Crops | None, _Array]:
+        """The squares in the small pictures, if anything moves, and what moves."""
         greys = np.stack(self.greys)
         moving = find_motion(greys)
         if not moving.any():
+            return None, moving
+        whole = find_whole(greys, moving)
+        smoothing = 4.0 / self.step
+        return follow_motion(moving, whole, margin=self.margin, smoothing=smoothing), moving
+
+    def plan(self, width: int, height: int, count: int, reduced: int = 1) -> list[Box | None]:
+        crops, moving = self._follow()
+        if crops is None:
             raise MtzooError(
                 "nothing moves before a still background in it; if the camera moves, take the "
                 "centre crop"
             )
-        whole = find_whole(greys, moving)
-        crops = follow_motion(moving, whole, margin=self.margin, smoothing=4.0 / self.step)
         scale = max(width, height) / max(moving.shape[1:])
         times = np.arange(count) / self.step
         known = np.arange(len(crops.centres))
         x, y = (scale * np.interp(times, known, crops.centres[:, i]) for i in (0, 1))
         side = scale * crops.side
         self.about = {
-            "crop_side": round(side, 1),
+            "crop_side": round(side * reduced, 1),
             "moving": round(float(moving.any(axis=(1, 2)).mean()), 2),
         }
         return [
