@@ -17,10 +17,11 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from reference_step import RECIPE, Reference
-from report import keep, markdown, surroundings
+from report import keep, surroundings, variants_table
 from torch import Tensor, nn
 
 from mtzoo.engine.measure import ceilings, cost, floor, in_turn, ratio
@@ -98,39 +99,16 @@ def compare(batches: list[int], repeats: int, device: torch.device) -> dict[str,
             found[f"{batch}, {name}"] = {
                 "speed": ratio(times["reference"], times[name]),
                 "seconds": statistics.median(times[name]),
-                "above the floor": min(times[name]) / least,
-                "relative error": float(error),
+                "above_floor": min(times[name]) / least,
+                "error": float(error),
                 **(dataclasses.asdict(costs[name]) if name in costs else {}),
             }
     return {"ceilings": limits, **surroundings(device.type), "results": found}
 
 
-def table(result: Mapping[str, object]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """For people."""
-    head = (
-        "batch, variant",
-        "speed, as a multiple of the reference's",
-        "operations",
-        "GF",
-        "MiB moved",
-        "peak MiB beyond weights",
-        "times its floor",
-        "largest error relative to the largest value",
-    )
-    rows = [
-        (
-            name,
-            f"{entry['speed']:.2f}",
-            entry.get("operations", "-"),
-            f"{entry['flops'] / 1e9:.2f}" if "flops" in entry else "-",
-            f"{entry['moved'] / 2**20:.0f}" if "moved" in entry else "-",
-            f"{entry['peak'] / 2**20:.1f}" if "peak" in entry else "-",
-            f"{entry['above the floor']:.2f}",
-            f"{entry['relative error']:.1e}",
-        )
-        for name, entry in result["results"].items()
-    ]
-    return markdown(head, rows)
+    return variants_table(result, "batch, variant", "largest error relative to the largest value")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,6 +36,36 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def variants_table(
+    result: Mapping[str, Any], what: str = "variant", error: str = "relative error"
+) -> str:
+    """A table of variants beside their reference; ``what`` and ``error`` head their columns."""
+    head = (
+        what,
+        "speed, as a multiple of the reference's",
+        "operations",
+        "GF",
+        "MiB moved",
+        "peak MiB beyond weights",
+        "times its floor",
+        error,
+    )
+    rows = [
+        (
+            name,
+            f"{entry['speed']:.2f}",
+            entry.get("operations", "-"),
+            f"{entry['flops'] / 1e9:.2f}" if "flops" in entry else "-",
+            f"{entry['moved'] / 2**20:.0f}" if "moved" in entry else "-",
+            f"{entry['peak'] / 2**20:.1f}" if "peak" in entry else "-",
+            f"{entry['above_floor']:.2f}" if "above_floor" in entry else "-",
+            f"{entry['error']:.1e}",
+        )
+        for name, entry in result["results"].items()
+    ]
+    return markdown(head, rows)
 
 
 def keep(path: Path | None, result: Mapping[str, object]) -> None:

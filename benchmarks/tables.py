@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import exchange
 import generation
 import reference_step
 import torch
-from report import RESULTS
+from report import RESULTS, keep, variants_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -39,11 +40,51 @@ class Entry(NamedTuple):
         """What a reader types."""
         return " ".join(["python", f"benchmarks/{self.script}.py", *self.arguments])
 
+    def measure(self, output: Path) -> None:
+        """Run it and keep what it found."""
+        script = str(ROOT / "benchmarks" / f"{self.script}.py")
+        command = [sys.executable, script, *self.arguments, "--output", str(output)]
+        subprocess.run(command, check=True)
+
+
+class Suite(Entry):
+    """A file of the pytest-benchmark suite."""
+
+    def command(self) -> str:
+        """What a reader types."""
+        return f"pytest -c benchmarks/pytest.ini benchmarks/{self.script}.py"
+
+    def measure(self, output: Path) -> None:
+        """Run it and keep what it found, without what pytest-benchmark notes of the machine."""
+        with tempfile.TemporaryDirectory() as scratch:
+            found = Path(scratch) / "found.json"
+            command = [sys.executable, "-m", *self.command().split()]
+            subprocess.run([*command, f"--benchmark-json={found}"], cwd=ROOT, check=True)
+            entries = json.loads(found.read_text(encoding="utf-8"))["benchmarks"]
+        keep(output, reduced(entries))
+
+
+def reduced(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the tables take of pytest-benchmark's JSON; entries without a reference are left out."""
+    compared = [entry for entry in entries if "speed" in entry["extra_info"]]
+    where = ("hardware", "threads", "torch", "date")
+    info = compared[0]["extra_info"]
+    return {
+        **{key: info[key] for key in where},
+        "results": {
+            f"{entry['group']}, {list(entry['params'].values())[-1]}": {
+                key: value for key, value in entry["extra_info"].items() if key not in where
+            }
+            for entry in compared
+        },
+    }
+
 
 TABLES = {
     "step_cpu": Entry("reference_step", (), reference_step.table),
     "generation_cpu": Entry("generation", (), generation.table),
     "exchange_cpu": Entry("exchange", (), exchange.table),
+    "components_cpu": Suite("components_bench", (), variants_table),
     "generation_cuda": Entry(
         "generation",
         ("--device", "cuda", "--batch", "1", "8", "32", "128", "512"),
@@ -73,9 +114,7 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for name, entry in TABLES.items():
         if args.measure and (torch.cuda.is_available() or not entry.needs_gpu):
-            script = Path(__file__).parent / f"{entry.script}.py"
-            output = ["--output", str(RESULTS / f"{name}.json")]
-            subprocess.run([sys.executable, str(script), *entry.arguments, *output], check=True)
+            entry.measure(RESULTS / f"{name}.json")
         block = f"<!-- {name} -->\n\n{shown(name, entry)}\n\n<!-- end -->"
         page, found = re.subn(
             rf"<!-- {name} -->.*?<!-- end -->", lambda _, b=block: b, page, flags=re.DOTALL

@@ -1,0 +1,85 @@
+"""One training step of dual_mtgan_weizmann, whole and by phase, and the loader that feeds it.
+
+    pytest -c benchmarks/pytest.ini benchmarks/step_bench.py --benchmark-json FILE.json
+
+Here mtzoo's step, eager and in fp32, is its own reference, and the variants are what a recipe can
+switch. benchmarks/reference_step.py sets it beside a plain implementation of the equations, and
+benchmarks/loader.py the loader beside copying.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from bench_kit import DEVICE, ON_GPU, compare, tf32
+from loader import FRAMES, SIDE, make
+from pytest_benchmark.fixture import BenchmarkFixture
+from reference_step import RECIPE, random_batch
+
+from mtzoo.data.datasets.clips import ClipsDataset
+from mtzoo.engine.loader import Steps, batches
+from mtzoo.engine.step import Step
+from mtzoo.interfaces import Batch, Draws
+from mtzoo.recipe import build_model, build_objective, load_recipe
+
+BATCH = 32 if ON_GPU else 2
+SWITCHES = ["bf16", "compiled", *(["tf32", "bf16, compiled"] if ON_GPU else [])]
+# A step with the adversarial terms and L_M at work, whatever the recipe's starts.
+AT_WORK = ["--objective.motion_start=0", "--objective.adversarial_start=0"]
+
+
+def stepper(part: str, variant: str) -> Callable[[], torch.Tensor]:
+    """A run of a step, or of the part of it that ends with a phase; returns its loss."""
+    recipe = load_recipe(RECIPE, AT_WORK)
+    torch.manual_seed(0)
+    model = build_model(recipe.model, resolution=SIDE, channels=3).to(DEVICE)
+    objective = build_objective(recipe.objective)
+    lower = "bf16" in variant
+
+    def context() -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(DEVICE.type, torch.bfloat16) if lower else contextlib.nullcontext()
+
+    options = dataclasses.replace(recipe.engine, compile="compiled" in variant)
+    step = Step(model, objective, options, seed=0, autocast=context)
+    if part != "whole":
+        step.phases = tuple(phase for phase in step.phases if phase.name == part)
+        assert step.phases
+    made = random_batch(torch.Generator().manual_seed(0), BATCH, FRAMES, SIDE)
+    batch = Batch(made.video.to(DEVICE), made.target_video.to(DEVICE), made.target.to(DEVICE))
+    draws = Draws(0, 1, 0, BATCH, DEVICE)
+
+    def run() -> torch.Tensor:
+        return list(step(1000, batch, draws).values())[-1]["loss"]
+
+    return run
+
+
+@pytest.mark.parametrize("variant", SWITCHES)
+@pytest.mark.parametrize("part", ["whole", "discriminator", "generator"])
+def bench_step(benchmark: BenchmarkFixture, part: str, variant: str) -> None:
+    run = stepper(part, variant)
+    compare(
+        benchmark,
+        stepper(part, "reference"),
+        tf32(run) if variant == "tf32" else run,
+        group=f"training step, batch {BATCH}: {part}",
+        precision=torch.bfloat16 if "bf16" in variant else torch.float32,
+        compiled="compiled" in variant,
+        bound=0.02 if variant == "tf32" else None,
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def bench_loading(benchmark: BenchmarkFixture, tmp_path: Path, workers: int) -> None:
+    make(tmp_path / "store", videos=64, frames=32)
+    pairs = ClipsDataset("train", 0, root=str(tmp_path / "store"), frames=FRAMES)
+    benchmark.group = "loading a batch of 32 pairs"
+    steps = batches(Steps(pairs, 32), 0, 10**9, workers=workers, pin=False)
+    with contextlib.closing(steps):
+        batch = benchmark.pedantic(lambda: next(steps), rounds=20, warmup_rounds=2 * workers + 2)
+    assert batch is not None

@@ -1,0 +1,59 @@
+"""The pytest-benchmark suite in ``benchmarks/``: it runs, and what it keeps can be believed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def suite(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        "benchmarks/pytest.ini",
+        "-p",
+        "no:cacheprovider",
+    ]
+    return subprocess.run(
+        [*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.slow
+def test_an_entry_has_its_ratio_its_parity_and_its_cost(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    done = suite(
+        "benchmarks/components_bench.py",
+        "-k",
+        "image_discriminators-pair-forward and (bf16 or channels_last)",
+        f"--benchmark-json={file}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    entries = {e["name"]: e for e in json.loads(file.read_text())["benchmarks"]}
+    assert len(entries) == 2
+    for name, entry in entries.items():
+        info = entry["extra_info"]
+        assert entry["group"] == "image_discriminators: pair, forward"
+        assert info["speed"] > 0
+        assert info["flops"] > 1e6
+        assert info["above_floor"] > 0.5
+        assert (info["error"] > 1e-4) == ("bf16" in name)
+        assert info["error"] < 0.1
+
+
+def test_every_built_in_component_is_measured() -> None:
+    done = suite("benchmarks/components_bench.py", "--collect-only")
+    assert done.returncode == 0, done.stdout + done.stderr
+    from mtzoo.registries import REGISTRIES
+
+    for slot in ("image_generators", "motion_encoders", "video_discriminators"):
+        for name in REGISTRIES[slot].builtins():
+            assert f"[{slot}-{name}-backward-compiled]" in done.stdout
