@@ -172,6 +172,12 @@ def test_stores_say_what_their_labels_are(tmp_path: Path) -> None:
             assert item[clip][0, -1, 0, 0].item() == 50 * "abcde".index(told[clip]["person"])
 
 
+def test_clips_too_short_for_motion_are_refused_before_anything_is_learned() -> None:
+    still = Shapes("train", 0, resolution=32, frames=2)
+    with pytest.raises(MtzooError, match="a clip of 2 frames is too short"):
+        train(still, still, content={"kind": ("a",)}, motion={}, device=CPU, progress=pytest.fail)
+
+
 def test_labels_whose_names_training_never_shows_are_left_out() -> None:
     seen = {"person": ("a", "b"), "action": ("run",)}
     assert shared(seen, {"person": ("a", "c"), "action": ("run",)}) == {"action": ("run",)}

@@ -252,6 +252,7 @@ def test_a_videos_scores_do_not_depend_on_the_others() -> None:
 def test_json_holds_everything() -> None:
     told = json.loads(json.dumps(scored(Known()).as_json()))
     assert told["protocol"]["ssim"]["size"] == 11
+    assert told["protocol"]["given_frames"] == 1
     assert (told["videos"], told["samples"], told["frames"]) == (5, 4, FRAMES)
     first = told["methods"][0]
     assert (first["task"], first["method"]) == ("transfer", "model")

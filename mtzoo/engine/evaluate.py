@@ -28,7 +28,16 @@ def psnr(made: Tensor, truth: Tensor) -> Tensor:
     Returns:
         float64 ``(B,)``.
     """
-    error = (made.float() - truth.float()).square().flatten(1).mean(1, dtype=torch.float64)
+    return decibels(square_error(made, truth))
+
+
+def square_error(made: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of uint8 ``(B, ...)``, float64 ``(B,)``."""
+    return (made.float() - truth.float()).square().flatten(1).mean(1, dtype=torch.float64)
+
+
+def decibels(error: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors of 8-bit values."""
     return (10.0 * torch.log10(255.0**2 / error)).clamp(max=PSNR_CAP)
 
 

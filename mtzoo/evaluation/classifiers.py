@@ -31,7 +31,7 @@ from mtzoo.engine.folder import write_json
 from mtzoo.engine.loader import Steps, batches
 from mtzoo.errors import MtzooError
 from mtzoo.files import making_folder
-from mtzoo.interfaces import PairDataset, as_video, check_resolution
+from mtzoo.interfaces import PairDataset, as_video, check_frames, check_resolution
 
 FORMAT = "mtzoo-classifiers-1"
 CONFIG = "config.json"
@@ -204,8 +204,9 @@ def train(
         The classifiers, in evaluation mode.
 
     Raises:
-        MtzooError: There are no labels.
+        MtzooError: There are no labels, or clips are too short to show motion.
     """
+    check_frames(clips.frames, 3, "classifiers")
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         torch.manual_seed(seed)

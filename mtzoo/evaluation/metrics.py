@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtzoo.engine.evaluate import psnr as psnr_of_videos
+from mtzoo.engine.evaluate import decibels, square_error
 from mtzoo.errors import MtzooError, did_you_mean
 
 # Bounds the memory that SSIM's maps take.
@@ -150,8 +150,13 @@ def psnr(made: Tensor, truth: Tensor) -> Tensor:
     Returns:
         float64 ``(B, T)``; equal frames score 100.
     """
+    return decibels(square_errors(made, truth))
+
+
+def square_errors(made: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of each frame's 8-bit values, float64 ``(B, T)``; see `psnr`."""
     truth = _check(made, truth)
-    return psnr_of_videos(made.flatten(0, 1), truth.flatten(0, 1)).view(made.shape[:2])
+    return square_error(made.flatten(0, 1), truth.flatten(0, 1)).view(made.shape[:2])
 
 
 def ssim(made: Tensor, truth: Tensor, settings: SsimSettings | None = None) -> Tensor:

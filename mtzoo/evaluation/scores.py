@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtzoo.engine.evaluate import psnr as psnr_of_videos
+from mtzoo.engine.evaluate import decibels
 from mtzoo.engine.loader import Steps, batches, to_batch
 from mtzoo.errors import MtzooError
 from mtzoo.evaluation import frechet, metrics
@@ -42,6 +42,9 @@ LOWER = ("lpips",)
 """Metrics of frames that are the better the lower."""
 
 MEAN = "mean of samples"
+
+# What all protocols have in common, for who reads their results.
+_ALWAYS = {"ssim_border": "window wholly inside", "psnr_range": 255, "given_frames": 1}
 
 Progress = Callable[[int, int], None]
 """Called with how many videos are done, and how many there are."""
@@ -186,7 +189,7 @@ class Scores:
             )
         }
         return {
-            "protocol": dataclasses.asdict(self.protocol),
+            "protocol": {**dataclasses.asdict(self.protocol), **_ALWAYS},
             "videos": self.videos,
             "samples": self.samples,
             "frames": self.frames,
@@ -368,11 +371,11 @@ class _Tally:
     def _compare(self, made: Tensor, truth: Tensor, first: int) -> dict[str, Tensor]:
         """By metric, ``(N, T)`` or ``(N,)``."""
         made = made.expand(-1, truth.shape[1], -1, -1, -1)
-        later = made[:, first:]
+        error = metrics.square_errors(made, truth)
         return {
-            "psnr": metrics.psnr(made, truth),
+            "psnr": decibels(error),
             "ssim": metrics.ssim(made, truth, self._protocol.ssim),
-            "psnr_video": psnr_of_videos(later, truth[:, first:].expand_as(later)),
+            "psnr_video": decibels(error[:, first:].mean(1)),
         }
 
     def _seen(self, clips: Mapping[str, Tensor]) -> dict[str, dict[str, dict[str, list[str]]]]:
