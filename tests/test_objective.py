@@ -419,6 +419,21 @@ def test_one_content_frame_gives_the_whole_clip_its_content():
     torch.testing.assert_close(shared.reconstruction[..., 0, 0], expected)
 
 
+def test_another_clip_of_the_same_identity_gives_the_content():
+    model, batch, draws = make(content_frames="other")
+    alone = DualMTGANObjective(motion_weight=0.0, lambda_i=0.0, lambda_v=0.0)
+    shared, _ = run(alone, model, batch, draws)
+    rows, picked = torch.arange(2), draws.integers(2, 3, paper._CONTENT_FRAME)
+    torch.testing.assert_close(shared.content[:, 0], batch.target.mean((2, 3)))
+    torch.testing.assert_close(shared.content[:, 1], batch.video[rows, picked].mean((2, 3)))
+    code = batch.video[:, 0, :, 0, 0] + draws.normal(2, 3, 0)
+    expected = torch.tanh(shared.content[:, :1] + code[:, None]).expand(-1, 4, -1)
+    torch.testing.assert_close(shared.reconstruction[..., 0, 0], expected)
+    assert shared.transferred is None
+    with pytest.raises(MtzooError, match="motion_weight, lambda_i and lambda_v to 0"):
+        DualMTGANObjective().forward(model, batch, draws, 5)
+
+
 def test_draws_do_not_depend_on_how_the_batch_is_shared():
     whole = Draws(3, 7, 0, 8, torch.device("cpu"))
     second = Draws(3, 7, 4, 8, torch.device("cpu"))

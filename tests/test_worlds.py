@@ -53,6 +53,19 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 # The datasets' contract.
 
 
+def test_the_same_identity_in_another_motion_is_for_training_alone(name: str) -> None:
+    other, same = (pairs(name, "train", target_identity=which) for which in ("other", "same"))
+    (content, motion), (content_y, motion_y) = same.factors(3).values()
+    assert all(torch.equal(a, b) for a, b in zip(content, content_y, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(motion, motion_y, strict=True))
+    assert torch.equal(same[3]["video"], other[3]["video"])
+    assert not torch.equal(same[3]["target_video"], other[3]["target_video"])
+    tests = [pairs(name, "test", target_identity=which)[3] for which in ("other", "same")]
+    assert equal(*tests)
+    with pytest.raises(MtzooError, match="target_identity"):
+        pairs(name, target_identity="none")
+
+
 def test_items_are_what_the_contract_says(name: str) -> None:
     for split in ("train", "test"):
         dataset = pairs(name, split, frames=5)

@@ -32,7 +32,8 @@ class Generated(NamedTuple):
 
     Attributes:
         content: Content codes of frames of V, ``(B, F, content_dim)``: all T in order for
-            ``content_frames="each"``, else two neighbouring frames.
+            ``content_frames="each"``, two neighbouring frames for ``"one"``, the other clip's
+            picture and a frame of V for ``"other"``.
         posterior: P(z_M) of V.
         code: z_M, sampled from the posterior, ``(B, motion_dim)``.
         reconstruction: V~_x of Eq. 3, ``(B, T, C, H, W)``.
@@ -74,7 +75,10 @@ class DualMTGAN(Model):
         video_discriminator: D_V; ``None`` leaves it out.
         content_frames: Where V~_x takes its content from in training. ``each``: every frame's own
             code, as Eq. 3 writes; ``one``: one random frame's code for the whole clip, which
-            leaves motion no way around z_M even before L_C has made the codes alike.
+            leaves motion no way around z_M even before L_C has made the codes alike; ``other``:
+            the code of a frame of another clip of the same identity, which the dataset has to give
+            as y (``target_identity: same``), so that a picture's pose is learned to be one thing
+            and the video's motion another, as in a transfer.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class DualMTGAN(Model):
         image_discriminator: ImageDiscriminator | None = None,
         video_discriminator: VideoDiscriminator | None = None,
         *,
-        content_frames: Literal["each", "one"] = "each",
+        content_frames: Literal["each", "one", "other"] = "each",
     ) -> None:
         super().__init__()
         if motion_generator.motion_dim != motion_encoder.motion_dim:
@@ -165,6 +169,7 @@ class DualMTGAN(Model):
         prior_code: Tensor | None = None,
         content_frame: Tensor | None = None,
         painted: slice = slice(None),
+        other: Tensor | None = None,
     ) -> Generated:
         """Compute every code once and all generated videos in one pass of G_I.
 
@@ -173,9 +178,11 @@ class DualMTGAN(Model):
             target: y, ``(B, C, H, W)`` in [-1, 1]; ``None`` makes V~_x only.
             code_noise: Standard normal ``(B, motion_dim)`` for z_M's reparametrisation.
             prior_code: z_M drawn from N(0, I), ``(B, motion_dim)``; ``None`` skips V~_{y,s}.
-            content_frame: With ``content_frames="one"``, which frame gives the content of V~_x,
-                int64 ``(B,)`` in [0, T - 1).
+            content_frame: Unless ``content_frames="each"``, which frame of V is encoded (``one``:
+                and gives the content of V~_x), int64 ``(B,)`` in [0, T - 1).
             painted: Which frames G_I paints; all codes are computed from and for all frames.
+            other: With ``content_frames="other"``, the picture that gives the content of V~_x,
+                ``(B, C, H, W)`` in [-1, 1].
 
         Returns:
             Codes and videos; ``transferred`` is there when ``target`` is, ``sampled`` when
@@ -185,11 +192,16 @@ class DualMTGAN(Model):
         if self.content_frames == "each":
             shown = video.flatten(0, 1)
         else:
-            if content_frame is None:
-                raise MtzooError("dual_mtgan: content_frames='one' needs content_frame")
+            if content_frame is None or (other is None) == (self.content_frames == "other"):
+                raise MtzooError(
+                    f"dual_mtgan: content_frames={self.content_frames!r} needs content_frame"
+                    + (" and other" if self.content_frames == "other" else " and not other")
+                )
             rows = torch.arange(batch, device=video.device)
-            later = (content_frame + 1).clamp(max=frames - 1)
-            shown = torch.stack([video[rows, content_frame], video[rows, later]], 1).flatten(0, 1)
+            first = video[rows, content_frame]
+            later = video[rows, (content_frame + 1).clamp(max=frames - 1)]
+            pair = [first, later] if other is None else [other, first]
+            shown = torch.stack(pair, 1).flatten(0, 1)
         pictures = shown if target is None else torch.cat([shown, target])
         codes = self.content_encoder(pictures)
         content = codes[: len(shown)].unflatten(0, (batch, -1))
@@ -295,7 +307,7 @@ class DualMTGAN(Model):
 
         Returns:
             ``(B, T, C, H, W)`` in [-1, 1]. Content comes from each frame's own code, or from the
-            first frame's with ``content_frames="one"``.
+            first frame's with ``content_frames`` ``"one"`` and ``"other"``.
         """
         batch, frames = video.shape[:2]
         motion = self.motion_generator(self.motion_encoder(video).mean, frames)

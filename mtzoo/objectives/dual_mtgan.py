@@ -266,8 +266,15 @@ class DualMTGANObjective(Objective):
         judging = self._judging(model, step)
         drawn = judging and (self.target_videos == "both" or self._choice(draws) == 1)
         targeted = judging or self._matching(step)
-        content_frame = None
-        if model.content_frames == "one":
+        content_frame = other = None
+        if model.content_frames == "other":
+            if targeted:
+                raise MtzooError(
+                    "objective dual_mtgan: content_frames: other takes y from the identity of V, "
+                    "so no V~_y shows another: set motion_weight, lambda_i and lambda_v to 0"
+                )
+            other = batch.target
+        if model.content_frames != "each":
             content_frame = draws.integers(count, max(frames - 1, 1), _CONTENT_FRAME)
         painted = slice(None)
         if self.paint_every > 1 and not targeted:
@@ -280,6 +287,7 @@ class DualMTGANObjective(Objective):
             draws.normal(count, model.motion_dim, _PRIOR) if drawn else None,
             content_frame,
             painted,
+            other,
         )
 
     def loss(

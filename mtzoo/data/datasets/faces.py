@@ -37,6 +37,8 @@ class Faces(WorldPairs):
         target_frame: Which frame of V_y is the target: any, or the first.
         speed: Time from frame to frame. At 1.0 a smile or a nod takes 10 to 20 frames.
         size: What ``len`` says; 10000 for training and 256 for testing if not given.
+        target_identity: Whether V_y shows another identity than V in training, or the same in
+            another motion, as ``content_frames: other`` of the model asks.
 
     Raises:
         MtzooError: An option is out of range.
@@ -52,6 +54,7 @@ class Faces(WorldPairs):
         target_frame: Literal["random", "first"] = "random",
         speed: float = 1.0,
         size: int | None = None,
+        target_identity: Literal["other", "same"] = "other",
     ) -> None:
         super().__init__(
             World(),
@@ -62,4 +65,5 @@ class Faces(WorldPairs):
             target_frame=target_frame,
             speed=speed,
             size=size,
+            target_identity=target_identity,
         )

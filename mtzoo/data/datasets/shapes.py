@@ -42,6 +42,8 @@ class Shapes(WorldPairs):
         target_frame: Which frame of V_y is the target: any, or the first.
         speed: Time from frame to frame. At 1.0 one turn of a motion takes 8 to 18 frames.
         size: What ``len`` says; 10000 for training and 256 for testing if not given.
+        target_identity: Whether V_y shows another identity than V in training, or the same in
+            another motion, as ``content_frames: other`` of the model asks.
         kinds: The shapes there are.
         families: The motions there are.
         backgrounds: The grounds there are.
@@ -62,6 +64,7 @@ class Shapes(WorldPairs):
         target_frame: Literal["random", "first"] = "random",
         speed: float = 1.0,
         size: int | None = None,
+        target_identity: Literal["other", "same"] = "other",
         kinds: tuple[Kind, ...] = KINDS,
         families: tuple[Family, ...] = FAMILIES,
         backgrounds: tuple[Background, ...] = BACKGROUNDS,
@@ -83,4 +86,5 @@ class Shapes(WorldPairs):
             target_frame=target_frame,
             speed=speed,
             size=size,
+            target_identity=target_identity,
         )

@@ -35,6 +35,7 @@ Factors = TypeVar("Factors", bound=tuple[Tensor, ...])
 
 Split = Literal["train", "test"]
 TargetFrame = Literal["random", "first"]
+TargetIdentity = Literal["other", "same"]
 
 BACKGROUNDS = ("linear", "radial", "stripes", "checks")
 
@@ -332,6 +333,8 @@ class WorldPairs(PairDataset):
         speed: Time from frame to frame; see `World.render`.
         size: What ``len`` says; positions beyond it are served all the same. ``None`` says 10000
             for training, 256 for testing.
+        target_identity: Whether V_y shows ``other`` content than V in training or the ``same``
+            in another motion. In the test split it is always another.
 
     Raises:
         MtzooError: An option is out of range.
@@ -351,6 +354,7 @@ class WorldPairs(PairDataset):
         target_frame: TargetFrame,
         speed: float,
         size: int | None,
+        target_identity: TargetIdentity = "other",
     ) -> None:
         who = f"dataset {type(self).__name__.lower()}"
         check_resolution(resolution, who)
@@ -371,6 +375,8 @@ class WorldPairs(PairDataset):
         self.frames = frames
         self.target_frame: TargetFrame = target_frame
         self.speed = speed
+        _check_choice(target_identity, get_args(TargetIdentity), "target_identity", who)
+        self.target_identity: TargetIdentity = target_identity
         self.size = size if size is not None else (10_000 if split == "train" else 256)
 
     def __len__(self) -> int:
@@ -434,17 +440,19 @@ class WorldPairs(PairDataset):
     def _draw(self, positions: Sequence[int]) -> tuple[Any, Any]:
         """Contents and motions ``(2 n, ...)``: those of V at every position, then of V_y."""
 
-        def numbers(what: str, count: int) -> Tensor:
+        def numbers(what: str, count: int, clips: tuple[str, str] = ("video", "target")) -> Tensor:
             rows = [
                 torch.rand(count, generator=self._generator(position, f"{clip} {what}"))
-                for clip in ("video", "target")
+                for clip in clips
                 for position in positions
             ]
             return torch.stack(rows)
 
         world = self.world
+        same = self.target_identity == "same" and self.split == "train"
+        clips = ("video", "video") if same else ("video", "target")
         return (
-            world.content(numbers("content", world.content_numbers)),
+            world.content(numbers("content", world.content_numbers, clips)),
             world.motion(numbers("motion", world.motion_numbers)),
         )
 
