@@ -212,12 +212,13 @@ class Frame:
                 box.left + box.width - self.width,
                 box.top + box.height - self.height,
             )
-            # One pixel more than the box reaches over: the filter looks at neighbours.
-            pad = max(0, math.ceil(max(reach))) + 1
-            _check_pixels("a crop", self.width + 2 * pad, self.height + 2 * pad)
-            wide = np.pad(np.asarray(image), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
-            image = Image.fromarray(wide)
-            box = box._replace(left=box.left + pad, top=box.top + pad)
+            if max(reach) > 0:
+                # One pixel more than the box reaches over: the filter looks at neighbours.
+                pad = math.ceil(max(reach)) + 1
+                _check_pixels("a crop", self.width + 2 * pad, self.height + 2 * pad)
+                wide = np.pad(np.asarray(image), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+                image = Image.fromarray(wide)
+                box = box._replace(left=box.left + pad, top=box.top + pad)
             corners = (box.left, box.top, box.left + box.width, box.top + box.height)
             return np.array(
                 image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=corners)
@@ -673,7 +674,8 @@ def sheet(
     Args:
         rows: uint8 ``(T, H, W, C)`` each, C of 1 or 3; T and sizes may differ, shorter rows end in
             white.
-        labels: One line of text a row, written to its left.
+        labels: One line of text a row, written to its left; letters that the font lacks appear as
+            Python's escapes of them.
         heads: One line of text a column, written above it.
         pad: White pixels around every frame.
         scale: Enlarge frames by this factor (nearest).
@@ -694,6 +696,7 @@ def sheet(
         raise MtzooError(f"a sheet of {columns} columns needs as many heads, not {len(heads)}")
     margin = above = 0
     font, line = _font(text), _line_height(text)
+    labels = labels and [_drawable(label, text) for label in labels]
     if labels:
         margin = max(math.ceil(font.getlength(label)) for label in labels) + 2 * pad + 2
         heights = [
@@ -1298,6 +1301,23 @@ def _write_gif(path: Path, frames: Tensor, fps: float) -> None:
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
+
+
+@functools.cache
+def _has(letter: str, size: int) -> bool:
+    """Whether the font has a letter; for those it has not it draws one and the same box."""
+    return _drawn(letter, size) != _drawn("\U0010ffff", size)
+
+
+def _drawn(letter: str, size: int) -> bytes:
+    canvas = Image.new("L", (4 * size, 4 * size))
+    ImageDraw.Draw(canvas).text((size, size), letter, fill=255, font=_font(size))
+    return canvas.tobytes()
+
+
+def _drawable(text: str, size: int) -> str:
+    """A text with escapes in place of letters that the font lacks."""
+    return "".join(c if _has(c, size) else c.encode("unicode_escape").decode() for c in text)
 
 
 def _line_height(size: int) -> int:

@@ -15,7 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mtzoo.data.datasets.clips import ClipsDataset
 from mtzoo.data.prepare import tfrecord
-from mtzoo.data.prepare.bair import prepare_bair
+from mtzoo.data.prepare.bair import FPS, prepare_bair
 from mtzoo.data.store import ClipStore
 from mtzoo.errors import MtzooError
 
@@ -301,6 +301,8 @@ def test_folders_of_frames(tmp_path: Path) -> None:
     assert {e.id for e in store.entries("test")} == {"test/c", "test/d"}
     assert np.array_equal(store.read(store.entries("train")[1]).numpy(), pictures(2, "aux1"))
     assert store.manifest["version"] == 1
+    assert store.fps == FPS  # as of the tfrecords
+    assert [item["fps"] for item in report.used] == [FPS] * 4
 
 
 @pytest.mark.footage

@@ -518,6 +518,17 @@ def test_gif_does_not_flicker_where_nothing_moves(tmp_path: Path) -> None:
     close(read, clip, 8.0)
 
 
+def test_letters_that_the_font_lacks_are_written_as_escapes() -> None:
+    clip = torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
+
+    def sheet(label: str) -> list[list[list[int]]]:
+        return media.sheet([clip], labels=[label]).tolist()
+
+    assert sheet("\u52d5\u753b") == sheet(r"\u52d5\u753b")
+    assert sheet("\u52d5") != sheet("\u753b")
+    assert sheet("two words") != sheet(r"two\x20words")
+
+
 def test_png_sheet_and_labels(tmp_path: Path) -> None:
     clip = torch.from_numpy(moving(4, 16, 16))
     media.write(tmp_path / "a.png", clip)

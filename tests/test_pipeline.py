@@ -291,6 +291,25 @@ def test_going_on_gives_the_same_bytes(
     assert content(one) == content(two)
 
 
+def test_seconds_are_those_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("mtzoo.data.prepare.pipeline.time.monotonic", lambda: clock[0])
+
+    def slowly(task: Made) -> Sequence[Video | LeftOut]:
+        if task.source == "here we go on":
+            clock[0] += 3.0  # lost
+            raise KeyboardInterrupt
+        clock[0] += 10.0
+        return work("", task)
+
+    names = ["alpha", "beta", "here we go on", "gamma"]
+    with pytest.raises(KeyboardInterrupt):
+        run(preparation(tmp_path, names, work=slowly))
+    clock[0] += 500.0
+    report = run(preparation(tmp_path, names))
+    assert report.seconds == pytest.approx(20.0)
+
+
 @pytest.mark.parametrize(
     "damage", ["half a line", "no frames", "other frames", "frames beyond", "a shard half written"]
 )

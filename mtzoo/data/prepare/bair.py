@@ -11,7 +11,7 @@ The frames lie in the files as raw bytes, so nothing is decoded; what is stored 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -58,7 +58,7 @@ SIDE = 64
 """Of the frames as published, in pixels."""
 
 FPS = 10.0
-"""A rate for players: the set states none."""
+"""A rate for players: neither the tfrecords nor frames recovered from them state one."""
 
 SEQUENCES = {"train": 43_264, "test": 256}
 """How many the usual release has."""
@@ -139,6 +139,7 @@ def prepare_bair(
             Named(video, name, {})
             for video, name in zip(found.videos, ids(found.videos), strict=True)
         ]
+        cut = replace(cut, fps=FPS)
         work = partial(cut_video, cut=cut)
     return run(
         Preparation(

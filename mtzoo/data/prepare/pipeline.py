@@ -199,7 +199,6 @@ def run(
         MtzooError: Nothing can be used, ``output`` holds something else, the disk refuses, or,
             with ``strict``, something would be left out.
     """
-    started = time.monotonic()
     if not 0 <= workers <= MAX_WORKERS:
         raise MtzooError(f"workers must lie between 0 and {MAX_WORKERS}, not {workers}")
     inputs = _inputs(preparation)
@@ -230,7 +229,7 @@ def run(
                     progress(task.source, under_way.count, total)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(writer.kept()) from None
-        return under_way.finish(started)
+        return under_way.finish()
 
 
 class _Run:
@@ -243,6 +242,7 @@ class _Run:
         self.stored: list[Stored] = []
         self.left_out: list[LeftOut] = []
         self.count = 0
+        self.started = time.monotonic()
         self._sources: dict[str, str] = {}
 
     def take_up(self) -> None:
@@ -255,6 +255,7 @@ class _Run:
         entries = iter(self.writer.entries)
         for record in self.writer.committed:
             self.count += record["videos"]
+            self.started = time.monotonic() - record.get("seconds", 0.0)
             self.left_out += [LeftOut(*item) for item in record["left_out"]]
             for fps, about in record["stored"]:
                 self._remember(next(entries), fps, about)
@@ -281,7 +282,10 @@ class _Run:
             self._remember(self.writer.entries[-1], item.fps, item.about)
             stored.append([item.fps, item.about])
         self.count += task.videos
-        self.writer.commit({"videos": task.videos, "left_out": left_out, "stored": stored})
+        seconds = round(time.monotonic() - self.started, 3)
+        self.writer.commit(
+            {"videos": task.videos, "seconds": seconds, "left_out": left_out, "stored": stored}
+        )
 
     def _leave_out(self, item: LeftOut) -> None:
         if self.strict:
@@ -297,7 +301,7 @@ class _Run:
             Stored(entry["id"], entry["frames"], fps, entry["source"], entry["labels"], about)
         )
 
-    def finish(self, started: float) -> Report:
+    def finish(self) -> Report:
         """Split, report and publish."""
         preparation, writer = self.preparation, self.writer
         found = sum(task.videos for task in preparation.tasks) + len(preparation.left_out)
@@ -326,7 +330,7 @@ class _Run:
             ],
             skipped=[{"source": item.source, "reason": item.reason} for item in self.left_out],
             notes=list(preparation.notes(self.stored)),
-            seconds=time.monotonic() - started,
+            seconds=time.monotonic() - self.started,
         )
         writer.write_json(REPORT, report.as_json())
         writer.finish(splits)

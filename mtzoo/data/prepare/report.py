@@ -26,7 +26,7 @@ class Report:
         found: Video files found in the source.
         frames: Frames stored.
         bytes: Size of the stored frames.
-        seconds: Duration of the preparation.
+        seconds: Duration of the preparation, all its parts where it was stopped and gone on with.
         used: One item a stored video, with what was measured on it.
         skipped: ``source`` and ``reason`` of each video left out.
         notes: What a user should know before training on the store.
