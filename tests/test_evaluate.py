@@ -400,6 +400,7 @@ def write_store(root: Path) -> None:
         (["--data", "larger"], "for 32x32 pixels of 3 channels, the data have 64x64"),
         (["--data", "shapes", "--output", "taken/precious/out"], "no folder that may be written"),
         (["--data", "shapes", "--classifiers", "taken"], "is there already"),
+        (["--data", "shapes", "--classifiers", "out/judges"], "lies in --output out"),
         (["--data", "shapes", "--output", "taken"], "is there already"),
     ],
 )

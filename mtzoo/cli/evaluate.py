@@ -97,6 +97,13 @@ def run(args: argparse.Namespace) -> int:
         raise MtzooError(f"--samples must be 0 or more, not {args.samples}")
     _use.check_seed(args.seed)
     output = check_new_folder(args.output)
+    if args.classifiers is not None:
+        inner = args.classifiers.resolve()
+        if output.resolve() in (inner, *inner.parents):
+            raise MtzooError(
+                f"--classifiers {args.classifiers} lies in --output {output}, which has to be new; "
+                "name a folder beside it"
+            )
 
     import torch
 
