@@ -130,6 +130,20 @@ def test_training_reaches_every_window_and_every_partner(root: str) -> None:
     assert min(chosen.values()) > 500  # 600 expected
 
 
+def test_the_same_identity_in_another_video_is_for_training_alone(root: str) -> None:
+    dataset = train(root, target_identity="same")
+    items = [dataset[position] for position in range(1200)]
+    pairs = {(number(item["video"]), number(item["target_video"])) for item in items}
+    assert pairs == {
+        (v, w) for v in range(6) for w in range(6) if PERSON[v] == PERSON[w] and v != w
+    }
+    tests = [
+        ClipsDataset("test", 0, root=root, frames=4, target_identity=which)[3]
+        for which in ("same", "other")
+    ]
+    assert all(torch.equal(tests[0][key], tests[1][key]) for key in tests[0])
+
+
 def test_the_test_split_is_cut_into_windows(root: str) -> None:
     dataset = ClipsDataset("test", 0, root=root, frames=4)
     # Test parts have 10, 7, 4, 3, 15 and 8 frames.

@@ -79,7 +79,7 @@ class ClipsDataset(PairDataset):
     Training: every pass over the positions visits each video of the split once, in an order of
     its own, and takes a window of it at random. Test: position i is the i-th window where each
     video is cut into windows from its start, none overlapping. In both, V_y is a random window of
-    a random video of another identity.
+    a random video of another identity, unless ``target_identity`` says otherwise.
 
     Args:
         split: Which part of the store.
@@ -91,6 +91,9 @@ class ClipsDataset(PairDataset):
         target_frame: Which frame of V_y is the target y: any, or its first.
         identity: Label in which V and V_y differ; empty takes ``person`` where the store knows
             persons and the source video elsewhere.
+        target_identity: Whether V_y shows another identity than V in training, or the same in
+            another video (in the same where it has one alone), as ``content_frames: other`` of the
+            model asks. In the test split it is always another.
         split_by: Which of the store's ways to split, for example ``time`` or ``person``; empty
             takes the store's first.
         source: What the store is expected to hold; checked, and named where it is missing.
@@ -116,6 +119,7 @@ class ClipsDataset(PairDataset):
         stride: int = 1,
         target_frame: Literal["random", "first"] = "random",
         identity: str = "",
+        target_identity: Literal["other", "same"] = "other",
         split_by: str = "",
         source: Literal["", "weizmann", "nemo", "bair"] = "",
     ) -> None:
@@ -141,6 +145,7 @@ class ClipsDataset(PairDataset):
         self.frames = frames
         self.stride = stride
         self.target_frame = target_frame
+        self.target_identity = target_identity
         self._span = (frames - 1) * stride + 1
 
         parts = self.store.entries(split, self.split_by)
@@ -223,8 +228,13 @@ class ClipsDataset(PairDataset):
         else:
             index, begin = self._windows[position % len(self._windows)]
         low, high = self._same[index]
-        partner = _below(other, len(self._entries) - (high - low))
-        target = self._entries[partner if partner < low else partner + high - low]
+        if self.target_identity == "same" and self.split == "train":
+            shift = 1 + _below(other, high - low - 1) if high - low > 1 else 0
+            partner = low + (index - low + shift) % (high - low)
+        else:
+            partner = _below(other, len(self._entries) - (high - low))
+            partner += 0 if partner < low else high - low
+        target = self._entries[partner]
         chosen = _below(frame, self.frames) if self.target_frame == "random" else 0
         return (self._entries[index], begin), (target, self._draw_start(target, start)), chosen
 
