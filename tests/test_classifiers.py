@@ -297,6 +297,7 @@ def test_the_verb_trains_once_and_asks_for_the_same_data(
     assert run("one") == 0
     out = capsys.readouterr().out
     assert "content right, %" in out
+    assert f"to be kept in {tmp_path / 'judges'}" in out
     assert "test videos" in out
     told = json.loads((tmp_path / "one" / "results.json").read_text())
     assert told["classes"]["content"] == {"person": list("abcde")}

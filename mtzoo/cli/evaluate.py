@@ -234,6 +234,8 @@ def _classifiers(
             )
         return networks, missing
     check_new_folder(folder)
+    steps = sum(classifiers.STEPS[side] for side, labels in classes.items() if labels)
+    print(f"training classifiers for {steps} steps, to be kept in {folder}", flush=True)
     with _use.computing(device), _progress() as bar:
         task = bar.add_task("classifiers", total=None)
         networks = classifiers.train(

@@ -40,7 +40,7 @@ WEIGHTS = "model.safetensors"
 STILL_FRAMES = 2
 """Frames of the clips that content is learned from: the fewest that all datasets give."""
 
-STEPS = {"content": 1200, "motion": 1000}
+STEPS = {"content": 1200, "motion": 1600}
 """Steps of training: together some minutes on one core at 64x64 and 16 frames."""
 
 _PAIRS = {"content": 24, "motion": 12}  # a step; both clips of a pair are learned from
