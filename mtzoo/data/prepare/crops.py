@@ -306,17 +306,19 @@ class _Person:
                 self.greys, self.step = self.greys[::2], 2 * self.step
 
     def side(self, longest: int) -> float:
-        crops, _ = self._follow()
+        # About, and asked for several times while frames come in: some pictures will do.
+        some = math.ceil(len(self.greys) / _BACKGROUND_FRAMES)
+        crops, _ = self._follow(some)
         return 0.0 if crops is None else crops.side * longest / max(self.greys[0].shape)
 
-    def _follow(self) -> tuple[Crops | None, _Array]:
-        """The squares in the small pictures, if anything moves, and what moves."""
-        greys = np.stack(self.greys)
+    def _follow(self, every: int = 1) -> tuple[Crops | None, _Array]:
+        """The squares in every n-th small picture, if anything moves, and what moves."""
+        greys = np.stack(self.greys[::every])
         moving = find_motion(greys)
         if not moving.any():
             return None, moving
         whole = find_whole(greys, moving)
-        smoothing = 4.0 / self.step
+        smoothing = 4.0 / (self.step * every)
         return follow_motion(moving, whole, margin=self.margin, smoothing=smoothing), moving
 
     def plan(self, width: int, height: int, count: int, reduced: int = 1) -> list[Box | None]:
@@ -355,19 +357,46 @@ def find_motion(greys: _Array) -> _Array:
 
     some = _some(greys)
     background = np.median(some, axis=0).astype(np.int16)
-    moving = np.zeros_like(greys)
     # Four times the noise, and never less than compression leaves behind.
     noise = np.median(np.abs(some.astype(np.int16) - background)) * 1.4826
     threshold = max(14.0, 4 * float(noise))
-    for target, grey in zip(moving, greys, strict=True):
-        differs = np.abs(grey.astype(np.int16) - background) > threshold
-        differs = ndimage.binary_closing(ndimage.binary_opening(differs), iterations=2)
-        pieces = np.asarray(ndimage.label(differs)[0])  # type: ignore[index]
+    differs = np.empty(greys.shape, dtype=bool)
+    for target, grey in zip(differs, greys, strict=True):
+        np.greater(np.abs(grey.astype(np.int16) - background), threshold, out=target)
+    moving = np.zeros_like(greys)
+    for target, mask in zip(moving, _without_specks(differs), strict=True):
+        pieces = np.asarray(ndimage.label(mask)[0])  # type: ignore[index]
         if pieces.any():
             sizes = np.bincount(pieces.ravel())[1:]
             large = np.flatnonzero(sizes >= max(12, sizes.max() / 2)) + 1
             target[:] = np.isin(pieces, large)
     return moving
+
+
+def _without_specks(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Open masks ``(T, h, w)`` once and close them twice, with the four neighbours.
+
+    The same as SciPy's ``binary_opening`` and ``binary_closing(iterations=2)`` frame by frame, in
+    a tenth of the time: eight frames are one byte, so that `find_motion` does not take longer than
+    decoding small frames.
+    """
+
+    def with_neighbours(bits: _Array, join: np.ufunc) -> _Array:
+        padded = np.pad(bits, ((0, 0), (1, 1), (1, 1)))
+        result = bits.copy()
+        for side in (
+            padded[:, :-2, 1:-1],
+            padded[:, 2:, 1:-1],
+            padded[:, 1:-1, :-2],
+            padded[:, 1:-1, 2:],
+        ):
+            join(result, side, out=result)
+        return result
+
+    bits = np.packbits(masks, axis=0)
+    for join in (np.bitwise_and, *3 * [np.bitwise_or], *2 * [np.bitwise_and]):
+        bits = with_neighbours(bits, join)
+    return np.unpackbits(bits, axis=0, count=len(masks)).astype(bool)
 
 
 def find_whole(greys: _Array, moving: _Array) -> _Array:
