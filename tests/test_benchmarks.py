@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,16 @@ def suite(*words: str) -> subprocess.CompletedProcess[str]:
         "-p",
         "no:cacheprovider",
     ]
+    # Within a worker of pytest-xdist pytest-benchmark would measure nothing.
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     return subprocess.run(
-        [*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [*command, *words],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
