@@ -226,9 +226,7 @@ def random_rotations(count: int, dim: int) -> Tensor:
 
 
 def _linear(inputs: int, outputs: int) -> nn.Sequential:
-    layers = nn.Sequential(nn.Linear(inputs, outputs), nn.LeakyReLU(SLOPE))
-    he_init_(layers)
-    return layers
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.LeakyReLU(SLOPE))
 
 
 class GaussianHead(nn.Module):
