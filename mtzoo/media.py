@@ -204,18 +204,19 @@ class Frame:
             stored = _turned_back(whole, self._turns, self.width, self.height)
             small = self._scaler.scale(self._pixels, stored, resolution, resolution).to_ndarray()
             return np.ascontiguousarray(np.rot90(small, self._turns))
-        image = _flatten(self.image())
         if not inside:
+            image, box = self._around(box, resolution)
+            width, height = image.size
             reach = (
                 -box.left,
                 -box.top,
-                box.left + box.width - self.width,
-                box.top + box.height - self.height,
+                box.left + box.width - width,
+                box.top + box.height - height,
             )
             if max(reach) > 0:
                 # One pixel more than the box reaches over: the filter looks at neighbours.
                 pad = math.ceil(max(reach)) + 1
-                _check_pixels("a crop", self.width + 2 * pad, self.height + 2 * pad)
+                _check_pixels("a crop", width + 2 * pad, height + 2 * pad)
                 wide = np.pad(np.asarray(image), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
                 image = Image.fromarray(wide)
                 box = box._replace(left=box.left + pad, top=box.top + pad)
@@ -223,6 +224,7 @@ class Frame:
             return np.array(
                 image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=corners)
             )
+        image = _flatten(self.image())
         if box.width != self.width or box.height != self.height:
             # Cropped first: resizing a box of the picture lets what lies around it bleed in.
             left, top = int(box.left), int(box.top)
@@ -230,6 +232,26 @@ class Frame:
         return np.array(
             image.resize((resolution, resolution), Image.Resampling.BICUBIC, reducing_gap=4.0)
         )
+
+    def _around(self, box: Box, resolution: int) -> tuple[Image.Image, Box]:
+        """As much of the picture as resizing a box looks at, opaque, and where the box lies in it.
+
+        To convert the whole of a large frame takes longer than all that follows.
+        """
+        if isinstance(self._pixels, Image.Image):
+            return _flatten(self._pixels), box
+        around = []
+        for start, side, whole in ((box[0], box[2], self.width), (box[1], box[3], self.height)):
+            # The filter reaches two pixels of the result far. Even, as colours are halved.
+            reach = math.ceil(2 * side / resolution) + 2
+            size = min(2 * math.ceil(side / 2 + reach), whole)
+            around.append((min(max(2 * math.floor((start - reach) / 2), 0), whole - size), size))
+        (left, width), (top, height) = around
+        stored = _turned_back(Box(left, top, width, height), self._turns, self.width, self.height)
+        size = (height, width) if self._turns % 2 else (width, height)
+        pixels = self._scaler.scale(self._pixels, stored, *size).to_ndarray()
+        image = Image.fromarray(np.ascontiguousarray(np.rot90(pixels, self._turns)))
+        return image, box._replace(left=box.left - left, top=box.top - top)
 
     def grey(self, longest: int) -> np.ndarray:
         """The frame's brightness, reduced until its longer side has at most ``longest`` pixels.
@@ -279,7 +301,7 @@ class _Scaler:
     """libav's crop and scale filters, kept for the frames of one video."""
 
     def __init__(self) -> None:
-        self._graphs: dict[tuple[object, ...], av.filter.Graph] = {}
+        self._graphs: dict[tuple[object, ...], _Graph] = {}
 
     def scale(
         self,
@@ -292,38 +314,56 @@ class _Scaler:
         how: str = "bicubic",
     ) -> av.VideoFrame:
         """Scale a box of whole pixels, as stored; ``pixels`` are formats, the nearest is taken."""
-        key = (frame.width, frame.height, frame.format.name, box, width, height, pixels, how)
+        sizes = (frame.width, frame.height, box.width, box.height, width, height)
+        key = (*sizes, frame.format.name, pixels, how)
         graph = self._graphs.get(key)
         if graph is None:
             if len(self._graphs) >= 8:  # a video whose frames change size at will
                 self._graphs.clear()
-            graph = self._graphs[key] = av.filter.Graph()
-            graph.threads = 1
-            chain = [
-                graph.add_buffer(
-                    width=frame.width,
-                    height=frame.height,
-                    format=frame.format,
-                    time_base=Fraction(1, 1000),
-                ),
-                graph.add("crop", f"{box.width}:{box.height}:{box.left}:{box.top}:exact=1"),
-                graph.add("scale", f"{width}:{height}:flags={how}+accurate_rnd+full_chroma_int"),
-                graph.add("format", pixels),
-                graph.add("buffersink"),
-            ]
-            graph.link_nodes(*chain).configure()
-
-        def scaled() -> av.VideoFrame:
-            graph.push(frame)
-            small = graph.pull()
-            assert isinstance(small, av.VideoFrame)
-            return small
-
+            flags = f"flags={how}+accurate_rnd+full_chroma_int"
+            filters = (
+                ("crop", f"{box.width}:{box.height}:{box.left}:{box.top}:exact=1"),
+                ("scale", f"{width}:{height}:{flags}"),
+                ("format", pixels),
+            )
+            graph = self._graphs[key] = _Graph(frame, filters)
         try:
-            return _whatever_colours(frame, scaled)
+            return _whatever_colours(frame, lambda: graph.pull(frame, box))
         except MtzooError:
             del self._graphs[key]  # it takes no more frames
             raise
+
+
+class _Graph:
+    """Filters that are set up once, the first of which crops; its box may go from place to place.
+
+    To set filters up takes longer than to scale a small picture.
+    """
+
+    def __init__(self, frame: av.VideoFrame, filters: Sequence[tuple[str, str]]) -> None:
+        self._graph = av.filter.Graph()
+        self._graph.threads = 1
+        buffer = self._graph.add_buffer(
+            width=frame.width,
+            height=frame.height,
+            format=frame.format,
+            time_base=Fraction(1, 1000),
+        )
+        chain = [self._graph.add(name, arguments) for name, arguments in filters]
+        self._crop = chain[0]
+        self._place: dict[str, float] = {}
+        self._graph.link_nodes(buffer, *chain, self._graph.add("buffersink")).configure()
+
+    def pull(self, frame: av.VideoFrame, box: Box) -> av.VideoFrame:
+        """What comes out for a frame."""
+        for name, place in (("x", box.left), ("y", box.top)):
+            if self._place.setdefault(name, place) != place:
+                self._crop.process_command(name, str(place))
+                self._place[name] = place
+        self._graph.push(frame)
+        small = self._graph.pull()
+        assert isinstance(small, av.VideoFrame)
+        return small
 
 
 def _whatever_colours(frame: av.VideoFrame, convert: Callable[[], T]) -> T:

@@ -91,6 +91,22 @@ def test_any_box_is_cut_to_its_place(left: float, top: float, side: float, turns
     assert np.abs(cut - shown[rows][:, columns])[2:-2, 2:-2].max() < 16
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_box_that_moves_is_cut_as_if_it_had_always_been_there(turns: int) -> None:
+    """One chain of filters for all its places gives what one made for each gives."""
+    frame = native(smooth(120, 200), "yuv420p", turns)
+    boxes = [Box(x, y, side, side) for side in (40, 41.5) for x, y in ((0, 0), (6, 4), (7, 4))]
+    boxes.append(Box(6.3, 4.7, 41.5, 41.5))
+    for box in (*boxes, *boxes[::-1]):
+        alone = Frame(frame._pixels, turns)  # type: ignore[arg-type]
+        assert np.array_equal(frame.cut(box, 32), alone.cut(box, 32))
+    assert len(frame._scaler._graphs) == 2
+    # What lies around is not looked at: in all its surroundings this makes no difference.
+    whole = Image.fromarray(np.ascontiguousarray(np.rot90(smooth(120, 200), turns)))
+    for box in (Box(30.3, 20.6, 41.5, 41.5), Box(-3.5, 70.2, 60.4, 60.4)):
+        assert np.abs(frame.cut(box, 32).astype(int) - Frame(whole).cut(box, 32)).max() <= 4
+
+
 def test_pictures_are_cut_like_videos() -> None:
     picture = smooth(90, 130)
     frame = Frame(Image.fromarray(picture))
