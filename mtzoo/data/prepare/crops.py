@@ -34,9 +34,12 @@ _ALIKE = 1.6
 # A head reaches farther over the detected square than under it, by this share of its side.
 _HAIR = 0.2
 
-# Motion is looked for in pictures of this size, in at most so many of them.
+# Motion is looked for in pictures of this size, in at most so many of them. Once there are as many
+# as the background takes, they are taken less often than so many times a second: the squares'
+# centres are smoothed, by a Gaussian of such a deviation in seconds, and tell no more of faster
+# motion.
 _MOTION_PIXELS, _MOTION_FRAMES = 160, 2048
-_BACKGROUND_FRAMES = 64
+_BACKGROUND_FRAMES, _MOTION_RATE, _SMOOTHING = 64, 24.0, 0.16
 
 _Array = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float64]
@@ -296,13 +299,16 @@ class _Person:
     needs_look: bool = True
     about: dict[str, object] = field(default_factory=dict)
     step: int = 1
+    fps: float = 0.0
     greys: list[_Array] = field(default_factory=list)
 
     def look(self, index: int, frame: Frame, fps: float) -> None:
         """Keep a small picture of every frame, or of every second, fourth, ... of a long video."""
+        self.fps = fps
         if index % self.step == 0:
             self.greys.append(frame.grey(_MOTION_PIXELS))
-            if len(self.greys) > _MOTION_FRAMES:
+            often = fps / self.step >= _MOTION_RATE
+            if len(self.greys) > (_BACKGROUND_FRAMES if often else _MOTION_FRAMES):
                 self.greys, self.step = self.greys[::2], 2 * self.step
 
     def side(self, longest: int) -> float:
@@ -318,7 +324,7 @@ class _Person:
         if not moving.any():
             return None, moving
         whole = find_whole(greys, moving)
-        smoothing = 4.0 / (self.step * every)
+        smoothing = _SMOOTHING * self.fps / (self.step * every)
         return follow_motion(moving, whole, margin=self.margin, smoothing=smoothing), moving
 
     def plan(self, width: int, height: int, count: int, reduced: int = 1) -> list[Box | None]:
@@ -329,18 +335,23 @@ class _Person:
                 "centre crop"
             )
         scale = max(width, height) / max(moving.shape[1:])
-        times = np.arange(count) / self.step
-        known = np.arange(len(crops.centres))
-        x, y = (scale * np.interp(times, known, crops.centres[:, i]) for i in (0, 1))
         side = scale * crops.side
+        centres = scale * crops.centres
+        if stays := not np.ptp(centres, axis=0).any():
+            # Whole pixels, which are cut out in less time; even ones as the colours of most videos
+            # have half the resolution. A square that moves would jump from one to the next.
+            side = 2 * math.ceil(side / 2)
+        # Straight on after the last small picture, which need not be of the last frame.
+        centres = np.vstack([centres, 2 * centres[-1] - centres[-2]])
+        times, known = np.arange(count) / self.step, np.arange(len(centres))
+        x, y = (np.interp(times, known, centres[:, i]) - side / 2 for i in (0, 1))
+        if stays:
+            x, y = 2 * np.rint(x / 2), 2 * np.rint(y / 2)
         self.about = {
             "crop_side": round(side * reduced, 1),
             "moving": round(float(moving.any(axis=(1, 2)).mean()), 2),
         }
-        return [
-            Box(float(a - side / 2), float(b - side / 2), side, side)
-            for a, b in zip(x, y, strict=True)
-        ]
+        return [Box(float(a), float(b), side, side) for a, b in zip(x, y, strict=True)]
 
 
 def find_motion(greys: _Array) -> _Array:
