@@ -454,7 +454,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(kind)
     if kind == "forkserver":
-        context.set_forkserver_preload(["mtzoo.data.prepare.videos"])
+        context.set_forkserver_preload(["mtzoo.data.prepare.videos", "scipy.ndimage"])
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
 
 
