@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,11 @@ engine:
 """
 
 
-def tiny(folder: Path, **engine: object) -> Recipe:
-    """The tiny recipe with engine options changed."""
+def tiny(folder: Path, *, store: str = "", **engine: object) -> Recipe:
+    """The tiny recipe with engine options changed, or fed from the clip store at an address."""
     path = folder / "tiny.yaml"
-    path.write_text(TINY, encoding="utf-8")
+    clips = f"data: {{name: clips, root: {store!r}, frames: 8}}"
+    path.write_text(re.sub("data: .*", clips, TINY) if store else TINY, encoding="utf-8")
     return load_recipe(path, [f"--engine.{name}={value}" for name, value in engine.items()])
 
 

@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 from engine_kit import differences, newest, tiny
+from http_kit import Server
 
+from mtzoo.cli import main
 from mtzoo.data.datasets.shapes import Shapes
+from mtzoo.data.writer import StoreWriter
 from mtzoo.engine import checkpoint, fit
 from mtzoo.engine.loop import _refreshed
 from mtzoo.engine.signals import StopFlag
@@ -100,15 +103,15 @@ def test_a_second_ctrl_c_interrupts_at_once(capfd: pytest.CaptureFixture[str]):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_kill_minus_nine_at_a_random_moment(tmp_path: Path, whole: Path):
-    run = tmp_path / "run"
+def killed(folder: Path, **options: object) -> Path:
+    """A run of `tiny` in a process of its own, killed some time after its first checkpoint."""
+    run = folder / "run"
     script = (
         "from pathlib import Path\nimport sys\n"
         f"sys.path.insert(0, {str(TESTS)!r})\n"
         "from engine_kit import tiny\nfrom mtzoo.engine import fit\n"
-        f"here = Path({str(tmp_path)!r})\n"
-        "fit(tiny(here, steps=20, workers=1, checkpoint_every=1, log_every=3, health_every=4,\n"
-        "         evaluate_every=10), here / 'run')\n"
+        f"here = Path({str(folder)!r})\n"
+        f"fit(tiny(here, workers=1, checkpoint_every=1, **{options!r}), here / 'run')\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
     deadline = time.monotonic() + 120
@@ -119,18 +122,45 @@ def test_kill_minus_nine_at_a_random_moment(tmp_path: Path, whole: Path):
     time.sleep(random.uniform(0.0, 2.0))
     process.kill()
     assert process.wait() in (-signal.SIGKILL, 0)
+    return run
+
+
+def test_kill_minus_nine_at_a_random_moment(tmp_path: Path, whole: Path):
+    options = {"steps": 20, "log_every": 3, "health_every": 4, "evaluate_every": 10}
+    run = killed(tmp_path, **options)
     for place in ("checkpoints", "samples", "."):  # where the kill may fall into a writing
         (run / place / ".half.png.0123456789ab.tmp").write_bytes(b"half")
-    fit(
-        tiny(
-            tmp_path, steps=20, checkpoint_every=4, log_every=3, health_every=4, evaluate_every=10
-        ),
-        run,
-        resume=True,
-    )
+    (run / ".model.0123456789ab.tmp").mkdir()
+    (run / ".model.0123456789ab.tmp" / "model.safetensors").write_bytes(b"half")
+    fit(tiny(tmp_path, checkpoint_every=4, **options), run, resume=True)
     assert differences(newest(run), newest(whole)) == []
     assert rows(run) == rows(whole)
     assert list(run.rglob("*.tmp")) == []
+
+
+def test_kill_minus_nine_while_it_reads_from_a_server(tmp_path: Path):
+    """Resumed by the command, it reads on where it was; the whole run is fed from the same."""
+    generator = torch.Generator().manual_seed(0)
+    root, kind = tmp_path / "store", {"source": "made", "resolution": 32, "fps": 5.0}
+    with StoreWriter(root, **kind, split_by=("share",), shard_bytes=100_000) as writer:
+        for i in range(9):
+            frames = torch.randint(0, 256, (12, 32, 32, 3), dtype=torch.uint8, generator=generator)
+            splits = {"share": [("test" if i < 3 else "train", 0, 12)]}
+            origin = {"source": f"{i}.mp4", "source_range": (0, 12)}
+            writer.add(str(i), frames, splits=splits, labels={}, **origin)
+        writer.finish()
+    assert len(list(root.glob("*.safetensors"))) > 1
+    with Server(root, delay=0.02) as server:
+        options = {"steps": 20, "log_every": 3, "store": server.url}
+        fit(tiny(tmp_path, **options), tmp_path / "whole")
+        run = killed(tmp_path, **options)
+        before = newest(run)["step"]
+        server.requests.clear()
+        assert main(["fit", "--resume", str(run), "--engine.workers", "0"]) == 0
+    assert server.requests or before == 20
+    assert newest(run)["step"] == 20
+    assert differences(newest(run), newest(tmp_path / "whole")) == []
+    assert rows(run) == rows(tmp_path / "whole")
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(

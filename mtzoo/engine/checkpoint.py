@@ -78,7 +78,10 @@ def prune(folder: Path, keep: int) -> None:
 def clean(folder: Path) -> None:
     """Delete what a killed run left half-written."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():  # of weights
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def steps(folder: Path) -> list[Path]:
