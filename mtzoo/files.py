@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,10 @@ def check_new_folder(path: str | os.PathLike[str]) -> Path:
         raise MtzooError(f"cannot write {path}: {error.strerror or error}") from error
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise MtzooError(f"cannot write {path}: {above} is no folder that may be written to")
+    try:  # permission does not say that the file system lets anyone, as /proc does not
+        os.rmdir(tempfile.mkdtemp(prefix=".mtzoo-", dir=above))
+    except OSError as error:
+        raise MtzooError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 

@@ -331,3 +331,19 @@ def test_persons_held_out_are_said_and_left_out(
     assert "no content accuracy: the test split shows a person that the training split" in out
     assert "motion right, %" in out
     assert "content right, %" not in out
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_place_that_takes_no_folder_is_refused_before_anything_is_learned(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Permissions let root write to /proc, which yet takes nothing."""
+    monkeypatch.setattr(classifiers, "train", lambda *_, **__: pytest.fail("it was trained"))
+    root = store(tmp_path / "store")
+    words = ["--baselines", "--data", str(root), "--frames", "8", "--output", str(tmp_path / "out")]
+    assert main(["evaluate", *words, "--classifiers", "/proc/judges"]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("mtzoo: error: cannot write /proc/judges: ")
+    assert "training classifiers" not in told.out

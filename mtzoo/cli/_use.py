@@ -87,6 +87,7 @@ def test_pairs(
         model: Folder or name of a model, whose recipe is asked where ``--data`` is left out.
     """
     from mtzoo.data.remote import is_remote
+    from mtzoo.data.store import MANIFEST
     from mtzoo.recipe import build_dataset, load_recipe
     from mtzoo.registries import datasets
     from mtzoo.weights import recipe_file
@@ -105,6 +106,11 @@ def test_pairs(
     if args.data in datasets.names() and args.data != "clips":
         section = {"name": args.data, **sizes}
     elif is_remote(args.data) or Path(args.data).exists():
+        if not (is_remote(args.data) or (Path(args.data) / MANIFEST).exists()):
+            raise MtzooError(
+                f"--data {args.data}: there is no clip store in it (looked for {MANIFEST}); make "
+                "one with `mtzoo prepare`"
+            )
         section = {
             "name": "clips",
             "root": args.data,
