@@ -342,6 +342,17 @@ class Objective(abc.ABC):
     ``loss(phase, model, batch, shared, draws, step)``.
     """
 
+    def check(self, model: Any, data: Mapping[str, object]) -> None:  # noqa: B027  # most need none
+        """Refuse what no step could train, before a run begins; by default nothing.
+
+        Args:
+            model: What is to be trained; its networks may be without memory.
+            data: The recipe's ``data`` section, resolved.
+
+        Raises:
+            MtzooError: The model, the data and the objective do not go together.
+        """
+
     @abc.abstractmethod
     def phases(self) -> tuple[Phase, ...]:
         """The phases in the order they run."""

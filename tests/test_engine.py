@@ -181,6 +181,26 @@ def test_nothing_is_made_when_the_recipe_cannot_work(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "engine", "message"),
+    [
+        ({"content_frames": "other"}, {}, "objective: model.content_frames: .*target_identity"),
+        ({"mean_spread": 1.0}, {"batch_size": 1}, "engine.batch_size: a batch of 1"),
+    ],
+)
+def test_nothing_is_made_when_its_parts_do_not_go_together(
+    tmp_path: Path, change: dict[str, object], engine: dict[str, object], message: str
+):
+    """Whoever calls, also without the check that the verb makes first."""
+    recipe = tiny(tmp_path, **engine)
+    for name, value in change.items():
+        section = recipe.model if name in recipe.model else recipe.model["motion_encoder"]
+        section[name] = value  # type: ignore[index]
+    with pytest.raises(MtzooError, match=message):
+        fit(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_pair_that_cannot_be_loaded_is_named_before_a_folder_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -395,6 +395,22 @@ def test_an_objective_or_engine_out_of_range_names_its_key(base: Path) -> None:
     assert fault(base).startswith(f"{base}:14: engine.betas: ")
 
 
+def test_parts_that_do_not_go_together_are_refused(base: Path) -> None:
+    other = ["--model.content_frames=other"]
+    message = fault(base, *other)
+    assert message.startswith(f"{base}:13: objective: model.content_frames: other ")
+    assert message.endswith("set data.target_identity: same")
+    other.append("--data.target_identity=same")
+    assert fault(base, *other).endswith("set motion_weight, lambda_i and lambda_v to 0")
+    other += [f"--objective.{name}=0" for name in ("motion_weight", "lambda_i", "lambda_v")]
+    check_recipe(load_recipe(base, other))
+    held = "--model.motion_encoder.mean_spread=1"
+    check_recipe(load_recipe(base, [held]))
+    for few in ("--engine.batch_size=1", "--engine.devices=2"):
+        assert "engine.batch_size: a batch of 1 has no spread" in fault(base, held, few)
+    check_recipe(load_recipe(base, ["--engine.batch_size=1"]))
+
+
 # ---- overrides ----------------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from mtzoo.engine.step import HALVES, Step
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Component, Draws, Model, Objective, PairDataset, check_frames
 from mtzoo.recipe import Recipe, build_dataset, build_model, build_objective, load_recipe
+from mtzoo.recipe.build import check_together
 
 SAMPLE_PAIRS = 3
 
@@ -79,7 +80,8 @@ def fit(recipe: Recipe, output: str | os.PathLike[str], *, resume: bool = False)
         if launch.launched_outside():
             atexit.register(launch.leave)
         return _train(fabric, recipe, output, resume)
-    _build(recipe)  # what is wrong shows here, in one process, before others are started
+    # What is wrong shows here, in one process, before others are started.
+    _build(recipe, recipe.engine.devices)
     return launch.spawn(fabric, _train, recipe, output, resume)
 
 
@@ -92,8 +94,12 @@ class Built(NamedTuple):
     objective: Objective
 
 
-def _build(recipe: Recipe) -> Built:
+def _build(recipe: Recipe, processes: int) -> Built:
     """Build everything and try it on a first pair, so that faults show before a folder is made.
+
+    Args:
+        recipe: What to build.
+        processes: How many share a batch.
 
     Raises:
         MtzooError: Whatever is wrong.
@@ -110,6 +116,7 @@ def _build(recipe: Recipe) -> Built:
         recipe.model, resolution=train.resolution, channels=train.channels, where=where
     )
     objective = build_objective(recipe.objective, where=where)
+    check_together(recipe, model, objective, processes)
     for part in model.modules():
         if isinstance(part, Component):
             least = int(getattr(part, "min_frames", 1))
@@ -128,7 +135,7 @@ def _build(recipe: Recipe) -> Built:
 
 def _train(fabric: Fabric, recipe: Recipe, output: Path, resume: bool) -> dict[str, Any]:
     """One process's part of `fit`."""
-    run = _Run(fabric, recipe, output, _build(recipe))
+    run = _Run(fabric, recipe, output, _build(recipe, fabric.world_size))
     try:
         return run.go(resume)
     finally:

@@ -108,12 +108,18 @@ class Standard(nn.BatchNorm1d):
         Raises:
             MtzooError: One code in training.
         """
-        if self.training and len(input) < 2:
-            raise MtzooError(
-                "a batch of 1 has no spread to hold codes at; take engine.batch_size 2 or more for "
-                "each process, or set mean_spread: 0 and an output other than batch_norm"
-            )
+        if self.training:
+            check_batch(self, len(input))
         return super().forward(input)
+
+
+def check_batch(module: nn.Module, size: int) -> None:
+    """Raise `MtzooError` where a part of ``module`` cannot be trained on so many samples."""
+    if size < 2 and any(isinstance(part, Standard) for part in module.modules()):
+        raise MtzooError(
+            "a batch of 1 has no spread to hold codes at; take engine.batch_size 2 or more for "
+            "each process, or set mean_spread: 0 and an output other than batch_norm"
+        )
 
 
 _WEIGHTED = (

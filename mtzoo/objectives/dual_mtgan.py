@@ -135,6 +135,11 @@ class Total(NamedTuple):
 _CODE, _PRIOR, _CONTENT_FRAME, _CHOICE, _FRAME_V, _FRAME_X, _FRAME_Y, _FRAME_VY, _OTHER = range(9)
 _PAINTED = 2 * _OTHER  # above are one and two times the others
 
+_NO_TRANSFER = (
+    "content_frames: other takes y from the identity of V, so no V~_y shows another: set "
+    "motion_weight, lambda_i and lambda_v to 0"
+)
+
 
 @objectives.register(
     "dual_mtgan",
@@ -252,6 +257,18 @@ class DualMTGANObjective(Objective):
         self.adversarial_ramp = adversarial_ramp
         self.paint_every = paint_every
 
+    def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
+        """Refuse y of another identity, or terms that ask for one, where y is to be of V's."""
+        if model.content_frames != "other":
+            return
+        if data.get("target_identity") != "same":
+            raise MtzooError(
+                "model.content_frames: other takes the content of V from y, which has to show the "
+                "same identity: set data.target_identity: same"
+            )
+        if self.motion_weight or self.total.lambda_i or self.total.lambda_v:
+            raise MtzooError(_NO_TRANSFER)
+
     def phases(self) -> tuple[Phase, ...]:
         """The discriminators' turn (where an adversarial term has weight), then the generators'."""
         generator = Phase("generator", "generators")
@@ -269,10 +286,7 @@ class DualMTGANObjective(Objective):
         content_frame = other = None
         if model.content_frames == "other":
             if targeted:
-                raise MtzooError(
-                    "objective dual_mtgan: content_frames: other takes y from the identity of V, "
-                    "so no V~_y shows another: set motion_weight, lambda_i and lambda_v to 0"
-                )
+                raise MtzooError(f"objective dual_mtgan: {_NO_TRANSFER}")
             other = batch.target
         if model.content_frames != "each":
             content_frame = draws.integers(count, max(frames - 1, 1), _CONTENT_FRAME)

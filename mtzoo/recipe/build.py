@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtzoo.errors import MtzooError
@@ -125,15 +126,14 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         MtzooError: A part refuses its size or value; one line with file, line and key.
     """
-    registry = REGISTRIES["objectives"]
-    _build(recipe.objective, registry, ("objective",), {}, {}, True, recipe.where)
+    objective = build_objective(recipe.objective, where=recipe.where)
     if not REGISTRIES["datasets"].get(str(recipe.data["name"])).on_disk:
         build_dataset(recipe.data, split="train", seed=recipe.seed, where=recipe.where)
-    parts: dict[str, Any] = {}
+    model, parts = None, {}
     faults: list[MtzooError] = []
     for resolution, channels in _sizes(recipe):
         try:
-            parts = _build_without_memory(recipe, resolution, channels)
+            model, parts = _build_without_memory(recipe, resolution, channels)
             break
         except MtzooError as error:
             faults.append(error)
@@ -148,10 +148,41 @@ def check_recipe(recipe: Recipe) -> None:
                 f"clips of {frames} frames are too short for model.{slot}, which needs at "
                 f"least {least}",
             )
+    check_together(recipe, model, objective, recipe.engine.devices)
 
 
-def _build_without_memory(recipe: Recipe, resolution: int, channels: int) -> dict[str, Any]:
-    """The recipe's parts by slot, on torch's meta device."""
+def check_together(recipe: Recipe, model: Model, objective: Objective, processes: int) -> None:
+    """Refuse parts each of which is in order, but which do not go together.
+
+    Args:
+        recipe: What they were built from.
+        model: With or without memory.
+        objective: What the model is to learn.
+        processes: How many share a batch.
+
+    Raises:
+        MtzooError: The objective refuses the model or the data, or a part so small a batch.
+    """
+    from mtzoo.nn.norm import check_batch
+
+    checks = (
+        (("objective",), partial(objective.check, model, recipe.data)),
+        (
+            ("engine", "batch_size"),
+            partial(check_batch, model, recipe.engine.batch_size // processes),
+        ),
+    )
+    for key, check in checks:
+        try:
+            check()
+        except MtzooError as error:
+            raise recipe.where.fault(key, str(error)) from error
+
+
+def _build_without_memory(
+    recipe: Recipe, resolution: int, channels: int
+) -> tuple[Model, dict[str, Any]]:
+    """The recipe's model and its parts by slot, on torch's meta device."""
     import torch
     from torch.nn import functional
     from torch.overrides import TorchFunctionMode
@@ -171,12 +202,12 @@ def _build_without_memory(recipe: Recipe, resolution: int, channels: int) -> dic
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"), NoPowerIterations():
-                return _build_model(*arguments)[1]
+                return _build_model(*arguments)
         except Exception as error:
             # Not every constructor can do without memory; then the real thing decides.
             if "meta" not in f"{error.__cause__ or error}":
                 raise
-        return _build_model(*arguments)[1]
+        return _build_model(*arguments)
 
 
 def _sizes(recipe: Recipe) -> list[tuple[int, int]]:
