@@ -41,6 +41,9 @@ _HAIR = 0.2
 _MOTION_PIXELS, _MOTION_FRAMES = 160, 2048
 _BACKGROUND_FRAMES, _MOTION_RATE, _SMOOTHING = 64, 24.0, 0.16
 
+LOOK_PIXELS = max(_FACE_PIXELS, _MOTION_PIXELS)
+"""Longer side of frames that show a planner as much as larger ones do."""
+
 _Array = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mtzoo import media
 from mtzoo.data.prepare import splits
-from mtzoo.data.prepare.crops import MARGINS, Kind, Planner, planner
+from mtzoo.data.prepare.crops import LOOK_PIXELS, MARGINS, Kind, Planner, planner
 from mtzoo.data.prepare.pipeline import (
     LeftOut,
     Preparation,
@@ -360,10 +360,15 @@ class _Held:
 
     def add(self, index: int, frame: media.Frame, fps: float) -> None:
         """Show a frame to the planner and keep it."""
-        self._plan.look(index, frame, fps)
+        kept = frame if self.frames is None else frame.reduced(self.reduced)
+        # To read a frame of the decoder's once is what costs, so small pictures are made of the
+        # kept one, where they come out the same: of one that is large enough and not rounded.
+        sides = (kept.width * self.reduced, kept.height * self.reduced)
+        same = max(kept.width, kept.height) >= LOOK_PIXELS and sides == (frame.width, frame.height)
+        self._plan.look(index, kept if same else frame, fps)
         if self.frames is not None:
-            self.frames.append(frame.reduced(self.reduced))
-            self._bytes += self.frames[-1].nbytes
+            self.frames.append(kept)
+            self._bytes += kept.nbytes
             if self._bytes > self._limit:
                 self._reduce(self.frames)
 
