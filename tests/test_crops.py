@@ -160,7 +160,7 @@ def test_a_second_face_does_not_widen_the_square() -> None:
 
 def test_a_passer_by_who_was_first_is_not_taken_for_the_one_who_stays() -> None:
     """The search narrows to the size of who is in view, and must widen once they are gone."""
-    frames = [heads((30, 30, 250))] * 16 + [heads((420, 200, 90))] * 184
+    frames = [heads((30, 30, 250))] * 16 + [heads((420, 200, 90))] * 234
     plan = planner("face")
     box = shown(plan, frames)[0]
     assert holds(box, 420, 200, 90)
@@ -191,8 +191,8 @@ def scripted(
 
     monkeypatch.setattr(crops, "find_faces", find_faces)
     plan = planner("face", 1.0)
-    # Looks at every fourth frame, and from the 32nd on at every eighth.
-    frames = 4 * len(finds) if len(finds) <= 9 else 33 + 8 * (len(finds) - 9)
+    # Looks at every fourth frame, and from the 32nd on at every tenth.
+    frames = 4 * len(finds) if len(finds) <= 9 else 33 + 10 * (len(finds) - 9)
     box = shown(plan, [heads()] * frames)[0]
     assert next(found, None) is None
     return plan, box, least
@@ -466,7 +466,7 @@ def test_genuine_faces_upside_down_are_none(footage: Path) -> None:
         turned = [
             Frame(frame.image().transpose(Image.Transpose.FLIP_TOP_BOTTOM)) for frame in decoded
         ]
-    with pytest.raises(MtzooError, match="no face was found in 14 frames looked at"):
+    with pytest.raises(MtzooError, match="no face was found in 13 frames looked at"):
         shown(planner("face"), turned)
 
 

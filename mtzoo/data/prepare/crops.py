@@ -23,10 +23,10 @@ Kind = Literal["centre", "face", "person", "none"]
 MARGINS: dict[str, float] = {"face": 1.6, "person": 1.1}
 """Side of the square over that of the smallest that holds what it is to show, by kind."""
 
-# Faces are looked for after every so many seconds, at first twice as often so that short videos get
+# Faces are looked for after every so many seconds, at first more often so that short videos get
 # some looks, reduced to this many pixels on the longer side: in all frames, or at full size, the
-# search would cost more than decoding. A head moves little in a third of a second.
-_FACE_SECONDS, _FACE_PIXELS = 0.32, 320
+# search would cost more than decoding. A head moves little in that time.
+_FACE_SECONDS, _FACE_SECONDS_FIRST, _FACE_PIXELS = 0.4, 0.16, 320
 # Least side of a face over the longer side of the picture.
 _LEAST_FACE = 0.06
 # Sides of one face differ from look to look by less than this factor.
@@ -159,8 +159,10 @@ class _Face:
 
     def look(self, index: int, frame: Frame, fps: float) -> None:
         """Look for faces in some of the frames."""
-        step = max(2, round(fps * _FACE_SECONDS))
-        if index % (step if index > 4 * step else step // 2) == 0:
+        often = max(1, round(fps * _FACE_SECONDS_FIRST))
+        begun = 8 * often
+        seldom = max(2, round(fps * _FACE_SECONDS))
+        if index % often == 0 if index <= begun else (index - begun) % seldom == 0:
             for face in find_faces(frame.grey(_FACE_PIXELS), self._least()):
                 self._follow(face)
             self.looks += 1
