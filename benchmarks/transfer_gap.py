@@ -55,13 +55,15 @@ def geometry(
         here: True poses in the pictures, ``(N, 3, 3)``.
         there: True poses in the frames, ``(N, T, 3, 3)``.
     """
-    count, frames, _, side, _ = video.shape
+    frames, _, side = video.shape[1:4]
     generator = model.image_generator
     assert isinstance(generator, LayeredImageGenerator)
     motion = model.motion_generator(model.motion_encoder(video).mean, frames)
-    moves = generator.here(model.content_encoder(picture)).unsqueeze(1) @ generator.there(
-        motion.flatten(0, 1)
-    ).unflatten(0, (count, frames))
+    content = model.content_encoder(picture)
+    _, layers = generator.take_apart(content, picture)
+    moves = generator.poses(content, layers, picture).unsqueeze(1) @ torch.linalg.inv(
+        generator.frame_poses(motion)
+    )
     moved = torch.linalg.inv(moves[:, :, 0].double()) @ here[:, None]  # shape's axes to frame's
     centre = (moved[..., :2, 2] - there[..., :2, 2]).norm(dim=-1) * side / 2
     size = 0.5 * (moved[..., :2, :2].det().abs() / there[..., :2, :2].det().abs()).log()

@@ -1,12 +1,13 @@
 """What is particular to the 2D components; the contract that all share is in test_components.py."""
 
 import copy
+import math
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mtzoo.components.content_encoders.timm as timm_encoder
@@ -591,6 +592,8 @@ def test_an_affine_map_moves_as_the_flow_that_it_is() -> None:
     at = torch.stack((axis.expand(8, 8), axis[:, None].expand(8, 8), torch.ones(8, 8)), -1)
     flow = torch.einsum("btij,hwj->btihw", moves, at) - at[..., :2].permute(2, 0, 1)
     torch.testing.assert_close(warp_affine(maps, moves), warp(maps, flow.flatten(0, 1)))
+    small = warp_affine(maps, torch.eye(3)[:2].expand(2, 1, 2, 3), side=4)
+    torch.testing.assert_close(small, nn.functional.avg_pool2d(maps, 2))
     away = torch.eye(3)[:2].expand(2, 1, 2, 3).clone()
     away[..., 2] = 3.0
     assert not warp_affine(maps, away, border=False).any()
@@ -628,6 +631,76 @@ def test_a_layered_generator_moves_layers_of_the_picture_and_nothing_else() -> N
     opaque(generator, -30.0)
     with torch.no_grad():
         assert (generator(content, motion, picture) == -1).all()
+
+
+def turner(**options: int) -> LayeredImageGenerator:
+    torch.manual_seed(3)
+    return LayeredImageGenerator(32, 3, 4, 4, width=4, turns=8, **options).eval()
+
+
+def marked_disc() -> tuple[Tensor, Tensor]:
+    """A picture ``(1, 3, 32, 32)`` of a disc with a mark, aside of the middle, and its opacity."""
+    axis = (2 * torch.arange(32.0) + 1) / 32 - 1
+    x, y = axis - 0.2, axis[:, None] + 0.1
+    disc = ((0.4 - (x**2 + y**2).sqrt()) * 16).clamp(0, 1)
+    mark = ((0.15 - ((x - 0.1) ** 2 + (y + 0.2) ** 2).sqrt()) * 16).clamp(0, 1)
+    return torch.stack((disc - mark, mark, 0.3 * disc))[None] * 2 - 1, disc[None, None]
+
+
+def angle(maps: Tensor) -> Tensor:
+    return torch.atan2(maps[..., 1, 0], maps[..., 0, 0]).rad2deg()
+
+
+def test_directions_turn_with_the_picture_before_anything_is_learned() -> None:
+    generator = turner()
+    assert generator.direction is not None
+    picture, opacity = marked_disc()
+    with torch.no_grad():
+        before = generator.direction(picture, opacity)
+        torch.testing.assert_close(before[..., 2], torch.eye(3)[2].expand(1, 1, 3))
+        quarter = generator.direction(picture.rot90(1, (2, 3)), opacity.rot90(1, (2, 3)))
+        assert (angle(before) - angle(quarter)) % 360 == pytest.approx(90, abs=0.1)
+        cosine, sine = math.cos(math.radians(30)), math.sin(math.radians(30))
+        turn = torch.tensor([[[[cosine, sine, 0.0], [-sine, cosine, 0.0]]]])
+        turned = generator.direction(warp_affine(picture, turn), warp_affine(opacity, turn))
+        assert (angle(turned) - angle(before)) % 360 == pytest.approx(30, abs=15)
+
+
+def test_with_turns_a_layer_is_shifted_scaled_and_turned_by_the_picture_only_once_it_may() -> None:
+    generator = turner(layers=2)
+    picture, content, motion = torch.rand(2, 3, 32, 32), torch.randn(2, 4), torch.randn(2, 5, 4)
+    with torch.no_grad():
+        _, layers = generator.take_apart(content, picture)
+        poses = generator.poses(content, layers, picture)
+        plain = generator.poses(content, layers)
+        assert poses.shape == plain.shape == (2, 2, 3, 3)
+        torch.testing.assert_close(poses[..., 2], plain[..., 2])  # the same places
+        torch.testing.assert_close(poses[..., :2, 0].norm(dim=-1), plain[..., 0, 0])  # and sizes
+        assert angle(plain).abs().max() < 1e-5
+        assert angle(poses).abs().max() > 1
+        generator.turn_(False)
+        torch.testing.assert_close(generator.poses(content, layers, picture), plain)
+        frames = generator.frame_poses(motion)
+        moves = plain[:, None] @ torch.linalg.inv(frames)
+        background, _ = generator.take_apart(content, picture)
+        expected = generator.compose(background, layers, moves)
+        torch.testing.assert_close(generator(content, motion, picture), expected, atol=1e-5, rtol=0)
+    assert "turning" in generator.state_dict()
+
+
+def test_poses_in_frames_are_those_that_affine_maps_undo() -> None:
+    generator = LayeredImageGenerator(32, 3, 4, 4, width=4, layers=2).eval()
+    motion = torch.randn(2, 5, 4)
+    with torch.no_grad():
+        back = generator.frame_poses(motion) @ generator.there(motion.flatten(0, 1)).view(
+            2, 5, 2, 3, 3
+        )
+    torch.testing.assert_close(back, torch.eye(3).expand(2, 5, 2, 3, 3), atol=1e-5, rtol=0)
+
+
+def test_turns_out_of_range_are_refused() -> None:
+    with pytest.raises(MtzooError, match="turns is 3; it must be 0, or 4 to 64"):
+        LayeredImageGenerator(32, 3, 4, 4, width=4, turns=3)
 
 
 def test_a_layered_generator_takes_a_content_code_a_frame() -> None:

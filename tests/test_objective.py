@@ -14,6 +14,7 @@ from mtzoo.models.dual_mtgan import DualMTGAN
 from mtzoo.nn import adversarial
 from mtzoo.objectives import dual_mtgan as paper
 from mtzoo.objectives.dual_mtgan import DualMTGANObjective
+from mtzoo.registries import create
 
 LOG2, LOG3 = math.log(2.0), math.log(3.0)
 
@@ -491,3 +492,78 @@ def test_codes_of_two_sizes_are_refused():
     generator.motion_dim = 5
     with pytest.raises(MtzooError, match="motion_dim"):
         DualMTGAN(Pixel(), Corner(), generator, Flat())
+
+
+def turning(turns=8):
+    torch.manual_seed(0)
+    model = DualMTGAN(
+        create("content_encoders", "dcgan", resolution=32, channels=3, width=4, content_dim=4),
+        create("motion_encoders", "c3d", resolution=32, channels=3, width=4, motion_dim=4),
+        create("motion_generators", "lstm", motion_dim=4, hidden=4, frame_motion_dim=4),
+        create(
+            "image_generators",
+            "layered",
+            resolution=32,
+            channels=3,
+            content_dim=4,
+            frame_motion_dim=4,
+            width=4,
+            turns=turns,
+        ),
+        content_frames="one",
+    )
+    video = torch.rand(2, 4, 3, 32, 32) * 2 - 1
+    batch = Batch(video, video.flip(0), video[:, 2].flip(0))
+    return model, batch, Draws(0, 5, 0, 2, torch.device("cpu"))
+
+
+WITHOUT_OTHERS = {"lambda_i": 0.0, "lambda_v": 0.0, "motion_weight": 0.0}
+
+
+def test_poses_count_from_their_first_step_on_and_reach_what_reads_them():
+    model, batch, draws = turning()
+    plain = DualMTGANObjective(**WITHOUT_OTHERS)
+    posed = DualMTGANObjective(pose_weight=2.0, pose_start=3, **WITHOUT_OTHERS)
+    terms = run(posed, model, batch, draws, step=2)[1]["generator"][1]
+    assert "poses" not in terms
+    assert not model.image_generator.turning
+    model.eval()
+    shared, losses = run(posed, model, batch, draws, step=3)
+    assert model.image_generator.turning
+    loss, terms = losses["generator"]
+    without, _ = plain.loss(plain.phases()[0], model, batch, shared, draws, 3)
+    torch.testing.assert_close(loss, without + 2 * (terms["poses"] + 0.3 * terms["upright"]))
+    assert terms["poses"] > 0
+    model.zero_grad()
+    (loss - without).backward()
+    for part in ("image_generator.direction", "motion_encoder", "motion_generator"):
+        found = [p.grad for p in model.networks.get_submodule(part).parameters()]
+        assert any(g is not None and g.abs().sum() > 0 for g in found), part
+    # Layers are looked at, not changed, for their poses.
+    assert model.image_generator.head.weight.grad.abs().max() < 1e-6
+
+
+def test_pose_consistency_knows_shift_turn_and_size_apart():
+    def pose(x, y, size, degrees):
+        turn = math.radians(degrees)
+        cosine, sine = size * math.cos(turn), size * math.sin(turn)
+        return torch.tensor([[cosine, -sine, x], [sine, cosine, y], [0.0, 0.0, 1.0]])
+
+    here = pose(0.1, 0.2, 0.5, 30)
+    assert paper.pose_consistency(here, here) == 0
+    expected = 0.3**2 + 0.4**2
+    assert paper.pose_consistency(here, pose(0.4, -0.2, 0.5, 30)) == pytest.approx(expected)
+    assert paper.pose_consistency(here, pose(0.1, 0.2, 0.5, 90)) == pytest.approx(1.0)
+    expected = math.log(2) ** 2
+    assert paper.pose_consistency(here, pose(0.1, 0.2, 1.0, 30)) == pytest.approx(expected)
+    assert paper.uprightness(pose(0, 0, 3.0, 0)) == pytest.approx(0, abs=1e-6)
+    assert paper.uprightness(pose(0, 0, 3.0, 180)) == pytest.approx(2)
+
+
+def test_poses_are_refused_where_nothing_turns():
+    model, _, _ = turning(turns=0)
+    with pytest.raises(MtzooError, match="pose_weight needs an image generator that turns"):
+        DualMTGANObjective(pose_weight=1.0, **WITHOUT_OTHERS).check(model, {})
+    DualMTGANObjective(pose_weight=1.0, **WITHOUT_OTHERS).check(turning()[0], {})
+    with pytest.raises(MtzooError, match="pose_weight is -1"):
+        DualMTGANObjective(pose_weight=-1.0)

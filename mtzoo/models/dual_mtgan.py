@@ -40,6 +40,7 @@ class Generated(NamedTuple):
         transferred: V~_{y,d} of Eq. 3, same shape; ``None`` where it was not asked for.
         sampled: V~_{y,s} of Eq. 3, same shape; ``None`` where it was not asked for.
         painted: Which frames of V the generated videos show; T counts these.
+        motion: Motion codes of all frames of V, of G_T from ``code``.
     """
 
     content: Tensor
@@ -49,6 +50,7 @@ class Generated(NamedTuple):
     transferred: Tensor | None
     sampled: Tensor | None
     painted: slice = slice(None)
+    motion: Tensor | None = None
 
 
 @models.register(
@@ -211,7 +213,8 @@ class DualMTGAN(Model):
         if target is None:
             prior_code = None
         entering = code if prior_code is None else torch.cat([code, prior_code])
-        motion = self.motion_generator(entering, frames)[:, painted]
+        whole = self.motion_generator(entering, frames)
+        motion = whole[:, painted]
         frames = motion.shape[1]
 
         own = content[:, painted] if self.content_frames == "each" else content[:, 0]
@@ -239,6 +242,7 @@ class DualMTGAN(Model):
             transferred=made[1] if target is not None else None,
             sampled=made[2] if prior_code is not None else None,
             painted=painted,
+            motion=whole[:batch],
         )
 
     def paint(self, content: Tensor, motion: Tensor, picture: Tensor | None) -> Tensor:

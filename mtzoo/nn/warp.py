@@ -27,7 +27,9 @@ def warp(maps: Tensor, flow: Tensor) -> Tensor:
     return _look(maps, grid.reshape(batch, -1, width, 2), flow.dtype)
 
 
-def warp_affine(maps: Tensor, moves: Tensor, *, border: bool = True) -> Tensor:
+def warp_affine(
+    maps: Tensor, moves: Tensor, *, border: bool = True, side: int | None = None
+) -> Tensor:
     """Move maps by affine maps, bilinearly.
 
     Args:
@@ -35,21 +37,26 @@ def warp_affine(maps: Tensor, moves: Tensor, *, border: bool = True) -> Tensor:
         moves: ``(B, T, 2, 3)``: takes each place of a frame, x, y in half sides from the middle
             and 1, to where it looks.
         border: Whether what lies outside is the border; else it is 0.
+        side: Of the frames, in pixels; ``None`` makes them as large as the maps.
 
     Returns:
-        ``(B * T, C, H, W)``.
+        ``(B * T, C, H, W)``, or ``(B * T, C, side, side)``.
     """
     batch, frames = moves.shape[:2]
     channels, height, width = maps.shape[1:]
+    if side is not None:
+        height = width = side
     size = [batch * frames, channels, height, width]
     grid = F.affine_grid(moves.float().flatten(0, 1), size, align_corners=False)
     padding = "border" if border else "zeros"
-    return _look(maps, grid.reshape(batch, -1, width, 2), moves.dtype, padding)
+    return _look(maps, grid.reshape(batch, -1, width, 2), moves.dtype, padding, height)
 
 
-def _look(maps: Tensor, grid: Tensor, dtype: torch.dtype, padding: str = "border") -> Tensor:
+def _look(
+    maps: Tensor, grid: Tensor, dtype: torch.dtype, padding: str = "border", height: int = 0
+) -> Tensor:
     """What a video's frames, one below the other in ``grid``, see in its one map."""
-    height = maps.shape[2]
+    height = height or maps.shape[2]
     seen = F.grid_sample(
         maps.float(), grid, mode="bilinear", padding_mode=padding, align_corners=False
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtzoo.components.image_generators.layered import LayeredImageGenerator
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Draws, Gaussian, Objective, Phase
 from mtzoo.models.dual_mtgan import DualMTGAN, Generated
@@ -105,6 +106,42 @@ def motion_consistency(again: Tensor, code: Tensor) -> Tensor:
     return (again - code).abs().mean()
 
 
+def pose_consistency(here: Tensor, there: Tensor) -> Tensor:
+    """How far two poses are apart: squares of shift, of turn and of the ratio of sizes.
+
+    Args:
+        here: How layers lie in frames by the frames themselves, ``(..., 3, 3)``: similarities.
+        there: The same by their motion codes.
+
+    Returns:
+        Scalar: squared distance of centres in half sides of the frame, of directions as unit
+        vectors, and of the logarithms of the sizes, meaned over all and added. Sizes would else
+        shrink on both sides, which only their ratio hinders.
+    """
+    (centre, direction, size), (other_centre, other_direction, other_size) = (
+        (p[..., :2, 2], F.normalize(p[..., :2, 0], dim=-1), p[..., :2, 0].norm(dim=-1).log())
+        for p in (here, there)
+    )
+    return (
+        (centre - other_centre).square().sum(-1)
+        + (direction - other_direction).square().sum(-1)
+        + (size - other_size).square()
+    ).mean()
+
+
+def uprightness(here: Tensor) -> Tensor:
+    """How far from upright things are taken to lie: one minus the mean cosine, from 0 to 2.
+
+    What reads the direction reads every turn alike, so it cannot please by calling everything
+    upright; it can by agreeing, from thing to thing, on which way up most pictures show them
+    (a prior as in Mondal et al., "Equivariant Adaptation of Large Pretrained Models", 2023).
+
+    Args:
+        here: How layers lie in pictures, ``(..., 3, 3)``.
+    """
+    return 1 - F.normalize(here[..., :2, 0], dim=-1)[..., 0].mean()
+
+
 class Total(NamedTuple):
     """The weights of Eq. 8; the defaults are the paper's."""
 
@@ -134,6 +171,8 @@ class Total(NamedTuple):
 # Streams of random numbers within a step; a stream's number never changes its meaning.
 _CODE, _PRIOR, _CONTENT_FRAME, _CHOICE, _FRAME_V, _FRAME_X, _FRAME_Y, _FRAME_VY, _OTHER = range(9)
 _PAINTED = 2 * _OTHER  # above are one and two times the others
+_POSES, _POSE_FRAMES = 3 * _OTHER, 2
+_UPRIGHT = 0.3
 
 _NO_TRANSFER = (
     "content_frames: other takes y from the identity of V, so no V~_y shows another: set "
@@ -194,6 +233,11 @@ class DualMTGANObjective(Objective):
         paint_every: Paint every n-th frame only, from a random first one, on steps where L_rec
             alone looks at the videos. A clip's mean error is estimated without bias at an n-th of
             G_I's cost; what is saved may go into a larger batch. 1 paints all.
+        pose_weight: Weight of `pose_consistency` and `uprightness`, for the image generator
+            ``layered`` with ``turns``: what E_M says of how things lie in a frame is held to what
+            the frame itself shows. L_rec alone does not teach turning, since a clip shows most
+            things about one way up.
+        pose_start: First step with them, and with turns: there are no layers to be turned before.
     """
 
     def __init__(
@@ -218,6 +262,8 @@ class DualMTGANObjective(Objective):
         adversarial_start: int = 0,
         adversarial_ramp: int = 0,
         paint_every: int = 1,
+        pose_weight: float = 0.0,
+        pose_start: int = 0,
     ) -> None:
         weights = {
             "lambda_1": lambda_1,
@@ -232,6 +278,8 @@ class DualMTGANObjective(Objective):
             "motion_ramp": motion_ramp,
             "adversarial_start": adversarial_start,
             "adversarial_ramp": adversarial_ramp,
+            "pose_weight": pose_weight,
+            "pose_start": pose_start,
         }
         for name, value in weights.items():
             if not value >= 0:  # also refuses NaN
@@ -256,9 +304,19 @@ class DualMTGANObjective(Objective):
         self.adversarial_start = adversarial_start
         self.adversarial_ramp = adversarial_ramp
         self.paint_every = paint_every
+        self.pose_weight = pose_weight
+        self.pose_start = pose_start
 
     def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
-        """Refuse y of another identity, or terms that ask for one, where y is to be of V's."""
+        """Refuse y of another identity, or terms that ask for one, where y is to be of V's.
+
+        And poses, where the image generator knows of none.
+        """
+        if self.pose_weight and not _turns(model):
+            raise MtzooError(
+                "pose_weight needs an image generator that turns layers: set "
+                "model.image_generator.name: layered and its turns (16, say), or pose_weight: 0"
+            )
         if model.content_frames != "other":
             return
         if data.get("target_identity") != "same":
@@ -279,6 +337,8 @@ class DualMTGANObjective(Objective):
 
     def forward(self, model: DualMTGAN, batch: Batch, draws: Draws, step: int) -> Generated:
         """Codes once, and those generated videos that this step's terms look at, in one pass."""
+        if _turns(model):
+            cast(LayeredImageGenerator, model.image_generator).turn_(step >= self.pose_start)
         count, frames = batch.video.shape[:2]
         judging = self._judging(model, step)
         drawn = judging and (self.target_videos == "both" or self._choice(draws) == 1)
@@ -412,6 +472,11 @@ class DualMTGANObjective(Objective):
             motion = self._motion(model, shared)
             terms["motion"] = motion
 
+        poses = zero
+        if self.pose_weight and step >= self.pose_start:
+            terms["poses"], terms["upright"] = self._poses(model, batch, shared, draws)
+            poses = terms["poses"] + _UPRIGHT * terms["upright"]
+
         if self._judging(model, step):
             ramp = _grown(step - self.adversarial_start, self.adversarial_ramp)
             targets = self._targets(shared, draws)
@@ -446,7 +511,27 @@ class DualMTGANObjective(Objective):
             image,
             video,
         )
+        loss = loss + self.pose_weight * poses
         return loss, {name: term.detach() for name, term in terms.items()}
+
+    def _poses(
+        self, model: DualMTGAN, batch: Batch, shared: Generated, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """`pose_consistency` and `uprightness` in some random frames of each V."""
+        generator = cast(LayeredImageGenerator, model.image_generator)
+        assert shared.motion is not None
+        count, frames = batch.video.shape[:2]
+        rows = torch.arange(count, device=batch.video.device)[:, None]
+        picked = [draws.integers(count, frames, _POSES + i * _OTHER) for i in range(_POSE_FRAMES)]
+        at = torch.stack(picked, 1)
+        pictures = batch.video[rows, at].flatten(0, 1)
+        with torch.no_grad():
+            content = model.content_encoder(pictures)
+            _, layers = generator.take_apart(content, pictures)
+        here = generator.poses(content, layers, pictures).unflatten(0, (count, -1))
+        there = generator.frame_poses(shared.motion)[rows, at]
+        # The picture teaches: held to E_M, it would call upright what E_M cannot tell turned.
+        return pose_consistency(here.detach(), there), uprightness(here)
 
     def _motion(self, model: DualMTGAN, shared: Generated) -> Tensor:
         """L_M, both terms of Eq. 7, with E_M run once on both generated videos."""
@@ -513,6 +598,11 @@ class DualMTGANObjective(Objective):
             "sample_spread": (one - two).abs().float().mean(),
             "frame_change": _change(moved) / _change(batch.video).clamp(min=1e-6),
         }
+
+
+def _turns(model: DualMTGAN) -> bool:
+    generator = model.image_generator
+    return isinstance(generator, LayeredImageGenerator) and generator.direction is not None
 
 
 def _grown(steps: int, ramp: int) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtzoo.errors import MtzooError
 from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import (
     CodeToMap,
@@ -24,22 +25,137 @@ from mtzoo.registry import Card
 WHO = "image generator 'layered'"
 
 
-class _Poses(nn.Module):
+class _Maps(nn.Module):
     """Affine maps ``(N, layers, 3, 3)`` from codes ``(N, inputs)``, about the identity at first."""
 
-    def __init__(self, inputs: int, layers: int, hidden: int) -> None:
+    def __init__(self, inputs: int, layers: int, hidden: int, numbers: int = 6) -> None:
         super().__init__()
         self.hidden = nn.Linear(inputs, hidden)
-        self.output = nn.Linear(hidden, 6 * layers)
+        self.output = nn.Linear(hidden, numbers * layers)
+        self.numbers = numbers
 
     def start_(self) -> None:
         nn.init.normal_(self.output.weight, 0.0, 0.1 / self.output.in_features**0.5)
         nn.init.zeros_(self.output.bias)
 
+    def read(self, codes: Tensor) -> Tensor:
+        """``(N, layers, numbers)``, near 0 at first."""
+        return self.output(F.relu(self.hidden(codes))).float().unflatten(1, (-1, self.numbers))
+
     def forward(self, codes: Tensor) -> Tensor:
-        change = self.output(F.relu(self.hidden(codes))).float().unflatten(1, (-1, 2, 3))
+        change = self.read(codes).unflatten(2, (2, 3))
         # The last row of an affine map is 0, 0, 1.
         return F.pad(change, (0, 0, 0, 1)) + torch.eye(3, device=change.device)
+
+
+class _Similarities(_Maps):
+    """Maps that shift, scale and, if asked, turn: ``numbers`` are x, y, size and direction.
+
+    Each is read by itself, so that who does not know how something is turned still knows where it
+    is and how large. Of affine maps' six numbers an unknown angle would shrink four.
+    """
+
+    def __init__(self, inputs: int, layers: int, hidden: int, *, turning: bool) -> None:
+        super().__init__(inputs, layers, hidden, 5 if turning else 3)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        x, y, size, *turn = self.read(codes).unbind(2)
+        cosine, sine = torch.ones_like(x), torch.zeros_like(x)
+        if turn:
+            cosine, sine = F.normalize(torch.stack((1 + turn[0], turn[1])), dim=0)
+        return _similarities(x, y, size.exp() * cosine, size.exp() * sine)
+
+
+class _Direction(nn.Module):
+    """Which way up layers are: each is looked at from all sides, turn by turn, by one network.
+
+    What it says of a layer turns with the layer, however little it has learned.
+    """
+
+    def __init__(self, channels: int, turns: int, width: int = 16, side: int = 16) -> None:
+        super().__init__()
+        self.turns, self.side = turns, side
+        self.score = nn.Sequential(
+            nn.Conv2d(channels + 1, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(2 * width * (side // 4) ** 2, 4 * width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(4 * width, 1),
+        )
+
+    def start_(self) -> None:
+        for layer in self.score:
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, 0.2)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, picture: Tensor, opacity: Tensor) -> Tensor:
+        """Rotations ``(N, layers, 3, 3)`` from upright to how things lie in pictures.
+
+        Args:
+            picture: ``(N, C, H, W)``. Colours of layers would not do: networks that paint them
+                leave traces that lie as the pixels do, and tell which way up they were painted.
+            opacity: Where the things are, ``(N, layers, H, W)`` in [0, 1].
+        """
+        count, layers, height, width = opacity.shape
+        opacity = opacity.flatten(0, 1) + 1e-4
+        mass = opacity.sum((1, 2))
+        x = (torch.arange(width, device=picture.device) * 2 + 1) / width - 1
+        y = (torch.arange(height, device=picture.device) * 2 + 1) / height - 1
+        columns, rows = opacity.sum(1) / mass[:, None], opacity.sum(2) / mass[:, None]
+        centre = torch.stack(((columns * x).sum(1), (rows * y).sum(1)), 1)
+        spread = (columns * x**2).sum(1) + (rows * y**2).sum(1) - centre.square().sum(1)
+        reach = 1.6 * spread.clamp(min=1e-3).sqrt()
+
+        turns = torch.arange(self.turns, device=picture.device).expand(len(mass), -1)
+        if self.training:
+            # From anywhere, so that turns along the pixels are nothing special; and a little off,
+            # since where opacity errs lies as the picture does.
+            turn, aside = torch.rand(len(mass), 4).to(picture).split((1, 3), 1)
+            turns = turns + turn
+            centre = centre + reach[:, None] * (0.6 * aside[:, :2] - 0.3)
+            reach = reach * (0.8 + 0.4 * aside[:, 2])
+        angles = turns * (2 * torch.pi / self.turns)
+        cosine, sine = angles.cos(), angles.sin()
+        maps = _rotations(cosine, sine)[..., :2, :] * reach[:, None, None, None]
+        maps[..., 2] = centre[:, None]
+        # Half as large at first: a small square that looks at every second pixel sees noise.
+        shown = F.avg_pool2d(picture, 2).repeat_interleave(layers, 0)
+        seen = warp_affine(shown, maps, side=self.side)
+        # Through a round window, within which nothing tells how the square is turned.
+        at = (torch.arange(self.side, device=picture.device) * 2 + 1) / self.side - 1
+        window = (6 * (1 - (at[:, None] ** 2 + at**2).sqrt())).clamp(0, 1)
+        mean = (seen * window).sum((2, 3), keepdim=True) / window.sum()
+        seen = torch.cat(((seen - mean) * window, window.expand(len(seen), 1, -1, -1)), 1)
+        weights = self.score(seen).unflatten(0, (-1, self.turns)).squeeze(2).float().softmax(1)
+        found = torch.stack(((weights * cosine).sum(1), (weights * sine).sum(1)), 1)
+        return _rotations(*F.normalize(found, dim=1).unbind(1)).unflatten(0, (count, layers))
+
+
+def _similarities(x: Tensor, y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """``(...)`` each, cosine and sine times the size, to ``(..., 3, 3)``."""
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    rows = (cosine, -sine, x, sine, cosine, y, zero, zero, one)
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def _rotations(cosine: Tensor, sine: Tensor) -> Tensor:
+    """``(...)`` each to ``(..., 3, 3)``."""
+    zero = torch.zeros_like(cosine)
+    return _similarities(zero, zero, cosine, sine)
+
+
+def _inverse(maps: Tensor) -> Tensor:
+    """The inverse of similarities ``(..., 3, 3)``, without asking whether there is one."""
+    a, b = maps[..., 0, 0], maps[..., 1, 0]
+    square = a**2 + b**2
+    cosine, sine = a / square, -b / square
+    x, y = maps[..., 0, 2], maps[..., 1, 2]
+    return _similarities(sine * y - cosine * x, -sine * x - cosine * y, cosine, sine)
 
 
 @image_generators.register(
@@ -78,11 +194,16 @@ class LayeredImageGenerator(ImageGenerator):
         layers: How many layers lie on the background.
         hidden: Units between a code and its poses.
         norm: Normalisation after each layer of the U-Net but the last.
+        turns: From how many sides the picture is looked at to tell which way up its layers lie. A
+            layer is then shifted, scaled and turned, no more; ``turning``, a buffer, says whether
+            it is turned yet (see ``pose_start`` of the objective). 0 reads whole affine maps off
+            the codes, which learn to turn only what they have seen turned.
 
     Raises:
         MtzooError: A size that cannot work.
     """
 
+    turning: Tensor
     takes_picture = True
 
     def __init__(
@@ -96,6 +217,7 @@ class LayeredImageGenerator(ImageGenerator):
         layers: int = 1,
         hidden: int = 128,
         norm: Norm = "batch",
+        turns: int = 0,
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
@@ -108,6 +230,8 @@ class LayeredImageGenerator(ImageGenerator):
             layers=layers,
             hidden=hidden,
         )
+        if turns and not 4 <= turns <= 64:
+            raise MtzooError(f"{WHO}: turns is {turns}; it must be 0, or 4 to 64")
         self.resolution = resolution
         self.channels = channels
         self.layers = layers
@@ -132,9 +256,25 @@ class LayeredImageGenerator(ImageGenerator):
         self.head = nn.ConvTranspose2d(
             2 * widths[-1], (layers + 1) * (channels + 1) + layers, 4, 2, 1
         )
-        self.here = _Poses(content_dim, layers, hidden)
-        self.there = _Poses(frame_motion_dim, layers, hidden)
+        # Pictures' codes must not turn layers, too: they would turn back what the direction turns,
+        # and pictures that lie as in the video would again be all that is learned.
+        self.here = (
+            _Similarities(content_dim, layers, hidden, turning=False)
+            if turns
+            else _Maps(content_dim, layers, hidden)
+        )
+        self.there = (
+            _Similarities(frame_motion_dim, layers, hidden, turning=True)
+            if turns
+            else _Maps(frame_motion_dim, layers, hidden)
+        )
+        self.direction = None
+        if turns:
+            self.direction = _Direction(channels, turns)
+            self.register_buffer("turning", torch.tensor(True))
         initialise_(self, norm)
+        if self.direction is not None:
+            self.direction.start_()
         self.here.start_()
         self.there.start_()
 
@@ -159,14 +299,65 @@ class LayeredImageGenerator(ImageGenerator):
                 picture = picture.repeat_interleave(frames, 0)
         background, layers = self.take_apart(content, picture)
         there = self.there(motion.flatten(0, 1)).unflatten(0, motion.shape[:2])
-        moves = self.here(content).unsqueeze(1) @ there  # (N, T, layers, 3, 3)
+        if self.direction is not None:
+            there = _inverse(there)
+        moves = self.poses(content, layers, picture).unsqueeze(1) @ there
+        shown = self.compose(background, layers, moves)
+        return as_video_frames(shown.flatten(0, 1).to(content.dtype), batch)
+
+    def poses(self, content: Tensor, layers: Tensor, picture: Tensor | None = None) -> Tensor:
+        """The layers' poses in pictures.
+
+        Args:
+            content: ``(N, content_dim)``, of the pictures.
+            layers: ``(N, layers, C + 1, H, W)``, of `take_apart`.
+            picture: ``(N, C, H, W)``; without it nothing is turned.
+
+        Returns:
+            Affine maps ``(N, layers, 3, 3)`` from a layer's own axes to the picture, whose
+            coordinates, x to the right and y down, reach from -1 to 1.
+        """
+        here = self.here(content)
+        if self.direction is None or picture is None:
+            return here
+        # What is looked at is not changed for it.
+        turns = self.direction(picture.float(), layers[:, :, -1].detach().float())
+        return here @ torch.where(self.turning, turns, torch.eye(3, device=turns.device))
+
+    def frame_poses(self, motion: Tensor) -> Tensor:
+        """The layers' poses in frames, from the frames' motion codes.
+
+        Args:
+            motion: ``(N, T, frame_motion_dim)``.
+
+        Returns:
+            Affine maps ``(N, T, layers, 3, 3)`` from a layer's own axes to the frame.
+        """
+        read = self.there(motion.flatten(0, 1)).unflatten(0, motion.shape[:2])
+        return read if self.direction is not None else torch.linalg.inv(read)
+
+    def turn_(self, turning: bool) -> None:
+        """Begin or cease to turn layers by how they lie in the picture; needs ``turns``."""
+        self.turning.fill_(turning)
+
+    def compose(self, background: Tensor, layers: Tensor, moves: Tensor) -> Tensor:
+        """Lay moved layers over the background.
+
+        Args:
+            background: ``(N, C, H, W)``, of `take_apart`.
+            layers: ``(N, layers, C + 1, H, W)``, likewise.
+            moves: ``(N, T, layers, 3, 3)``, from places of a frame to where they look in a layer.
+
+        Returns:
+            ``(N, T, C, H, W)`` in [-1, 1].
+        """
         shown = background.unsqueeze(1)
         for index in range(self.layers):
             moved = warp_affine(layers[:, index], moves[:, :, index, :2], border=False)
-            moved = moved.unflatten(0, motion.shape[:2])
+            moved = moved.unflatten(0, moves.shape[:2])
             colours, opacity = moved.split((self.channels, 1), 2)
             shown = shown * (1 - opacity) + colours
-        return as_video_frames(shown.flatten(0, 1).to(content.dtype), batch)
+        return shown
 
     def take_apart(self, content: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor]:
         """The layers of pictures.
