@@ -73,12 +73,12 @@ def main() -> None:
     direction = LayeredImageGenerator(64, 3, 1, 1, width=1, turns=args.turns).direction
     assert direction is not None
 
-    def read(frames: Tensor) -> Tensor:
+    def read(frames: Tensor, *, disturbed: bool = False) -> Tensor:
         """Rotations ``(N, 3, 3)`` of the first layer in frames ``(N, H, W, C)``."""
         picture = as_video(frames[:, None])[:, 0]
         with torch.no_grad():
             _, layers = painter.take_apart(model.content_encoder(picture), picture)
-        return direction(picture, layers[:, :, -1])[:, 0]
+        return direction(picture, layers[:, :, -1], disturbed=disturbed)[:, 0]
 
     training, _ = pictures("train", 64 * BATCH, args.seed)
     training = training.flatten(0, 2)
@@ -92,17 +92,16 @@ def main() -> None:
         return [name, *figures, f"{agreement:.2f}"]
 
     def learned() -> Tensor:
-        direction.eval()
         with torch.no_grad():
             maps = read(test.flatten(0, 2))
-        direction.train()
         return torch.atan2(maps[:, 1, 0], maps[:, 0, 0])
 
     rows = [row("all called upright", torch.zeros_like(true)), row("nothing learned", learned())]
     optimizer = torch.optim.Adam(direction.parameters(), 1e-3, betas=(0.5, 0.999))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, args.steps, pct_start=0.1)
     for _ in range(args.steps):
-        loss = uprightness(read(training[torch.randint(len(training), (BATCH,))]))
+        frames = training[torch.randint(len(training), (BATCH,))]
+        loss = uprightness(read(frames, disturbed=True))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -688,6 +688,22 @@ def test_with_turns_a_layer_is_shifted_scaled_and_turned_by_the_picture_only_onc
     assert "turning" in generator.state_dict()
 
 
+def test_what_tells_directions_learns_from_disturbed_looks_alone() -> None:
+    generator = turner().train()
+    picture, content = marked_disc()[0], torch.randn(1, 4)
+    _, layers = generator.take_apart(content, picture)
+    generator.poses(content, layers, picture).sum().backward()
+    assert generator.direction is not None
+    assert all(p.grad is None for p in generator.direction.parameters())
+    one, two = (generator.directions(picture, layers) for _ in range(2))
+    assert not torch.equal(one, two)
+    one[..., 0, 0].sum().backward()
+    assert any(p.grad.abs().sum() > 0 for p in generator.direction.parameters())  # type: ignore[union-attr]
+    plain = LayeredImageGenerator(32, 3, 4, 4, width=4)
+    with pytest.raises(MtzooError, match="build it with turns"):
+        plain.directions(picture, layers)
+
+
 def test_poses_in_frames_are_those_that_affine_maps_undo() -> None:
     generator = LayeredImageGenerator(32, 3, 4, 4, width=4, layers=2).eval()
     motion = torch.randn(2, 5, 4)

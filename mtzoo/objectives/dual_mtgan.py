@@ -528,10 +528,10 @@ class DualMTGANObjective(Objective):
         with torch.no_grad():
             content = model.content_encoder(pictures)
             _, layers = generator.take_apart(content, pictures)
-        here = generator.poses(content, layers, pictures).unflatten(0, (count, -1))
+            here = generator.poses(content, layers, pictures).unflatten(0, (count, -1))
         there = generator.frame_poses(shared.motion)[rows, at]
         # The picture teaches: held to E_M, it would call upright what E_M cannot tell turned.
-        return pose_consistency(here.detach(), there), uprightness(here)
+        return pose_consistency(here, there), uprightness(generator.directions(pictures, layers))
 
     def _motion(self, model: DualMTGAN, shared: Generated) -> Tensor:
         """L_M, both terms of Eq. 7, with E_M run once on both generated videos."""

@@ -93,13 +93,14 @@ class _Direction(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-    def forward(self, picture: Tensor, opacity: Tensor) -> Tensor:
+    def forward(self, picture: Tensor, opacity: Tensor, *, disturbed: bool = False) -> Tensor:
         """Rotations ``(N, layers, 3, 3)`` from upright to how things lie in pictures.
 
         Args:
             picture: ``(N, C, H, W)``. Colours of layers would not do: networks that paint them
                 leave traces that lie as the pixels do, and tell which way up they were painted.
             opacity: Where the things are, ``(N, layers, H, W)`` in [0, 1].
+            disturbed: Whether to look from other sides and a little off, by chance, to learn.
         """
         count, layers, height, width = opacity.shape
         opacity = opacity.flatten(0, 1) + 1e-4
@@ -112,9 +113,8 @@ class _Direction(nn.Module):
         reach = 1.6 * spread.clamp(min=1e-3).sqrt()
 
         turns = torch.arange(self.turns, device=picture.device).expand(len(mass), -1)
-        if self.training:
-            # From anywhere, so that turns along the pixels are nothing special; and a little off,
-            # since where opacity errs lies as the picture does.
+        if disturbed:
+            # So that turns along the pixels are nothing special, nor where opacity errs to.
             turn, aside = torch.rand(len(mass), 4).to(picture).split((1, 3), 1)
             turns = turns + turn
             centre = centre + reach[:, None] * (0.6 * aside[:, :2] - 0.3)
@@ -320,9 +320,27 @@ class LayeredImageGenerator(ImageGenerator):
         here = self.here(content)
         if self.direction is None or picture is None:
             return here
-        # What is looked at is not changed for it.
-        turns = self.direction(picture.float(), layers[:, :, -1].detach().float())
+        with torch.no_grad():  # it learns from `directions` alone
+            turns = self.direction(picture.float(), layers[:, :, -1].float())
         return here @ torch.where(self.turning, turns, torch.eye(3, device=turns.device))
+
+    def directions(self, picture: Tensor, layers: Tensor) -> Tensor:
+        """How layers are turned in pictures, looked at a little off, by chance; to learn from.
+
+        Args:
+            picture: ``(N, C, H, W)``.
+            layers: ``(N, layers, C + 1, H, W)``, of `take_apart`.
+
+        Returns:
+            Rotations ``(N, layers, 3, 3)``.
+
+        Raises:
+            MtzooError: The generator was built without ``turns``.
+        """
+        if self.direction is None:
+            raise MtzooError(f"{WHO}: it knows no directions; build it with turns")
+        opacity = layers[:, :, -1].detach().float()
+        return self.direction(picture.float(), opacity, disturbed=True)
 
     def frame_poses(self, motion: Tensor) -> Tensor:
         """The layers' poses in frames, from the frames' motion codes.
