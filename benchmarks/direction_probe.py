@@ -17,7 +17,7 @@ import math
 
 import torch
 from report import markdown
-from torch import Tensor
+from torch import Tensor, nn
 
 import mtzoo
 from mtzoo.components.image_generators.layered import LayeredImageGenerator
@@ -69,11 +69,8 @@ def main() -> None:
     assert isinstance(model, DualMTGAN)
     painter = model.image_generator
     assert isinstance(painter, LayeredImageGenerator)
-    torch.manual_seed(args.seed)
-    direction = LayeredImageGenerator(64, 3, 1, 1, width=1, turns=args.turns).direction
-    assert direction is not None
 
-    def read(frames: Tensor, *, disturbed: bool = False) -> Tensor:
+    def read(direction: nn.Module, frames: Tensor, *, disturbed: bool = False) -> Tensor:
         """Rotations ``(N, 3, 3)`` of the first layer in frames ``(N, H, W, C)``."""
         picture = as_video(frames[:, None])[:, 0]
         with torch.no_grad():
@@ -91,22 +88,30 @@ def main() -> None:
         figures = [f"{of(error):.0f}" for error in errors for of in (torch.median, torch.mean)]
         return [name, *figures, f"{agreement:.2f}"]
 
-    def learned() -> Tensor:
+    def learned(steps: int, *, disturbed: bool) -> Tensor:
+        torch.manual_seed(args.seed)
+        direction = LayeredImageGenerator(64, 3, 1, 1, width=1, turns=args.turns).direction
+        assert direction is not None
+        if steps:
+            optimizer = torch.optim.Adam(direction.parameters(), 1e-3, betas=(0.5, 0.999))
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps, pct_start=0.1)
+        for _ in range(steps):
+            frames = training[torch.randint(len(training), (BATCH,))]
+            loss = uprightness(read(direction, frames, disturbed=disturbed))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
         with torch.no_grad():
-            maps = read(test.flatten(0, 2))
+            maps = read(direction, test.flatten(0, 2))
         return torch.atan2(maps[:, 1, 0], maps[:, 0, 0])
 
-    rows = [row("all called upright", torch.zeros_like(true)), row("nothing learned", learned())]
-    optimizer = torch.optim.Adam(direction.parameters(), 1e-3, betas=(0.5, 0.999))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, args.steps, pct_start=0.1)
-    for _ in range(args.steps):
-        frames = training[torch.randint(len(training), (BATCH,))]
-        loss = uprightness(read(frames, disturbed=True))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    rows.append(row(f"after {args.steps} steps", learned()))
+    rows = [
+        row("all called upright", torch.zeros_like(true)),
+        row("nothing learned", learned(0, disturbed=False)),
+        row(f"after {args.steps} steps", learned(args.steps, disturbed=True)),
+        row("the same, looks undisturbed", learned(args.steps, disturbed=False)),
+    ]
     head = ["direction", "two poses, median", "mean", "off, median", "mean", "agreement"]
     print(markdown(head, rows))
 

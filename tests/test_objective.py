@@ -565,5 +565,7 @@ def test_poses_are_refused_where_nothing_turns():
     with pytest.raises(MtzooError, match="pose_weight needs an image generator that turns"):
         DualMTGANObjective(pose_weight=1.0, **WITHOUT_OTHERS).check(model, {})
     DualMTGANObjective(pose_weight=1.0, **WITHOUT_OTHERS).check(turning()[0], {})
+    with pytest.raises(MtzooError, match="learned by pose_weight alone"):
+        DualMTGANObjective(**WITHOUT_OTHERS).check(turning()[0], {})
     with pytest.raises(MtzooError, match="pose_weight is -1"):
         DualMTGANObjective(pose_weight=-1.0)

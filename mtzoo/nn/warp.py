@@ -24,7 +24,7 @@ def warp(maps: Tensor, flow: Tensor) -> Tensor:
     y, x = (2 * y + 1) / height - 1, (2 * x + 1) / width - 1
     at = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1)
     grid = flow.float().permute(0, 2, 3, 1) + at
-    return _look(maps, grid.reshape(batch, -1, width, 2), flow.dtype)
+    return _look(maps, grid.reshape(batch, -1, width, 2), height, flow.dtype)
 
 
 def warp_affine(
@@ -49,14 +49,13 @@ def warp_affine(
     size = [batch * frames, channels, height, width]
     grid = F.affine_grid(moves.float().flatten(0, 1), size, align_corners=False)
     padding = "border" if border else "zeros"
-    return _look(maps, grid.reshape(batch, -1, width, 2), moves.dtype, padding, height)
+    return _look(maps, grid.reshape(batch, -1, width, 2), height, moves.dtype, padding)
 
 
 def _look(
-    maps: Tensor, grid: Tensor, dtype: torch.dtype, padding: str = "border", height: int = 0
+    maps: Tensor, grid: Tensor, height: int, dtype: torch.dtype, padding: str = "border"
 ) -> Tensor:
-    """What a video's frames, one below the other in ``grid``, see in its one map."""
-    height = height or maps.shape[2]
+    """What a video's frames, each so high and one below the other, see in its one map."""
     seen = F.grid_sample(
         maps.float(), grid, mode="bilinear", padding_mode=padding, align_corners=False
     )

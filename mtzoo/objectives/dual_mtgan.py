@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -171,8 +171,10 @@ class Total(NamedTuple):
 # Streams of random numbers within a step; a stream's number never changes its meaning.
 _CODE, _PRIOR, _CONTENT_FRAME, _CHOICE, _FRAME_V, _FRAME_X, _FRAME_Y, _FRAME_VY, _OTHER = range(9)
 _PAINTED = 2 * _OTHER  # above are one and two times the others
-_POSES, _POSE_FRAMES = 3 * _OTHER, 2
-_UPRIGHT = 0.3
+_POSES = 3 * _OTHER  # and above by its multiples
+
+# Frames of a clip that the pose terms look at, and the weight of `uprightness` beside the other.
+_POSE_FRAMES, _UPRIGHT = 2, 0.3
 
 _NO_TRANSFER = (
     "content_frames: other takes y from the identity of V, so no V~_y shows another: set "
@@ -310,9 +312,15 @@ class DualMTGANObjective(Objective):
     def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
         """Refuse y of another identity, or terms that ask for one, where y is to be of V's.
 
-        And poses, where the image generator knows of none.
+        And poses where the image generator knows of none, or turns that nothing teaches.
         """
-        if self.pose_weight and not _turns(model):
+        turner = _turner(model)
+        if turner and not self.pose_weight:
+            raise MtzooError(
+                "the image generator's turns are learned by pose_weight alone: set it above 0, or "
+                "model.image_generator.turns: 0"
+            )
+        if self.pose_weight and not turner:
             raise MtzooError(
                 "pose_weight needs an image generator that turns layers: set "
                 "model.image_generator.name: layered and its turns (16, say), or pose_weight: 0"
@@ -337,8 +345,8 @@ class DualMTGANObjective(Objective):
 
     def forward(self, model: DualMTGAN, batch: Batch, draws: Draws, step: int) -> Generated:
         """Codes once, and those generated videos that this step's terms look at, in one pass."""
-        if _turns(model):
-            cast(LayeredImageGenerator, model.image_generator).turn_(step >= self.pose_start)
+        if turner := _turner(model):
+            turner.turn_(step >= self.pose_start)
         count, frames = batch.video.shape[:2]
         judging = self._judging(model, step)
         drawn = judging and (self.target_videos == "both" or self._choice(draws) == 1)
@@ -518,7 +526,8 @@ class DualMTGANObjective(Objective):
         self, model: DualMTGAN, batch: Batch, shared: Generated, draws: Draws
     ) -> tuple[Tensor, Tensor]:
         """`pose_consistency` and `uprightness` in some random frames of each V."""
-        generator = cast(LayeredImageGenerator, model.image_generator)
+        generator = _turner(model)
+        assert generator is not None
         assert shared.motion is not None
         count, frames = batch.video.shape[:2]
         rows = torch.arange(count, device=batch.video.device)[:, None]
@@ -600,9 +609,12 @@ class DualMTGANObjective(Objective):
         }
 
 
-def _turns(model: DualMTGAN) -> bool:
+def _turner(model: DualMTGAN) -> LayeredImageGenerator | None:
+    """The image generator, where it tells how things lie in pictures."""
     generator = model.image_generator
-    return isinstance(generator, LayeredImageGenerator) and generator.direction is not None
+    if isinstance(generator, LayeredImageGenerator) and generator.direction is not None:
+        return generator
+    return None
 
 
 def _grown(steps: int, ramp: int) -> float:
