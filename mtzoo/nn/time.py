@@ -1,5 +1,8 @@
 """The time step as an input: one encoding for every motion generator.
 
+And trajectories of cosines, by which a motion encoder and a motion generator can agree on what the
+numbers of a motion code mean.
+
 Kept apart from the networks so that "frame 20" means the same to a recurrent and to an attending
 generator, and so that no table of a trained length stands in the way of longer clips.
 """
@@ -49,3 +52,48 @@ def time_features(frames: int, dim: int, like: Tensor) -> Tensor:
     steps = torch.arange(frames, device=like.device, dtype=torch.float32)
     angles = 2 * math.pi * steps[:, None] / periods  # (T, dim / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=1).to(like.dtype)
+
+
+def cosines(frames: int, terms: int, period: int, like: Tensor) -> Tensor:
+    """Return the first cosines of the discrete cosine transform over ``period`` frames.
+
+    Over the first ``period`` frames their products average to 0 and their squares to 1. Smooth
+    tracks are sums of few of them (Akhter et al., "Trajectory Space: A Dual Representation for
+    Nonrigid Structure from Motion", IEEE TPAMI 2011). Row t depends on t alone; past the period a
+    track runs back as in a mirror.
+
+    Args:
+        frames: Number of frames T, at least 1.
+        terms: Number of cosines K, at most ``period``; the first is constant.
+        period: Frames over which they are orthogonal.
+        like: Tensor whose device and dtype the result takes.
+
+    Returns:
+        ``(T, K)``: ones, then cosines of size sqrt(2).
+    """
+    steps = torch.arange(frames, device=like.device, dtype=torch.float32) + 0.5
+    terms_ = torch.arange(terms, device=like.device, dtype=torch.float32)
+    waves = (math.pi / period * steps[:, None] * terms_).cos()
+    return (waves * (1 + (terms_ > 0) * (math.sqrt(2) - 1))).to(like.dtype)
+
+
+def to_cosines(tracks: Tensor, terms: int, period: int) -> Tensor:
+    """Describe tracks by `cosines`: the coefficients of least squares.
+
+    Args:
+        tracks: ``(B, T, D)``, any T. Where frames other than ``period`` leave a coefficient open,
+            it is held near 0.
+        terms: Number of coefficients K.
+        period: As for `cosines`.
+
+    Returns:
+        ``(B, D, K)``.
+    """
+    frames = tracks.shape[1]
+    basis = cosines(frames, terms, period, tracks)
+    found = tracks.transpose(1, 2) @ basis / frames
+    if frames == period:
+        return found
+    wide = basis.float()
+    gram = wide.T @ wide / frames + 0.01 * torch.eye(terms, device=wide.device)
+    return torch.linalg.solve_ex(gram, found.float().transpose(1, 2))[0].transpose(1, 2).to(found)

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mtzoo.errors import MtzooError
 from mtzoo.interfaces import MotionGenerator, check_sizes
 from mtzoo.nn.recurrent import LSTM
-from mtzoo.nn.time import check_unroll, time_features
+from mtzoo.nn.time import check_unroll, cosines, time_features
 from mtzoo.registries import motion_generators
 from mtzoo.registry import Card
 
@@ -45,17 +46,22 @@ class LSTMMotionGenerator(MotionGenerator):
         hidden: Units of each LSTM layer.
         layers: Number of LSTM layers.
         entry: How z_M enters: as input at ``"every_step"``, as input at the ``"first_step"`` only
-            (zeros after), or as ``"initial_state"``, from which linear maps give every layer's
-            hidden and cell state.
+            (zeros after), as ``"initial_state"``, from which linear maps give every layer's
+            hidden and cell state, or as ``"tracks"``: the code is read as coefficients of cosines
+            over time, as the motion encoder ``trajectories`` writes it, and at each step its
+            tracks' values there are the input, which also passes the LSTM by.
         time_input: Whether the time step, as sines and cosines, is a further input. Without it
             all steps of ``"every_step"`` see the same input and only the state tells them apart.
         time_dim: Number of time features, even; unused without ``time_input``.
         output_norm: ``"layer"`` normalises each z_m^t (with learned scale and shift), so that it
             reaches the image generator at the size of a content code; ``"none"`` leaves the
             linear output, which starts near 0.
+        tracks: With ``entry: tracks``, the encoder's ``tracks``.
+        period: Likewise, its ``period``.
 
     Raises:
-        MtzooError: A size is not positive, or ``time_dim`` is odd.
+        MtzooError: A size is not positive, ``time_dim`` is odd, or the code has not as many numbers
+            for each of the tracks, at most ``period``.
     """
 
     def __init__(
@@ -65,10 +71,12 @@ class LSTMMotionGenerator(MotionGenerator):
         frame_motion_dim: int = 64,
         hidden: int = 256,
         layers: int = 2,
-        entry: Literal["every_step", "first_step", "initial_state"] = "every_step",
+        entry: Literal["every_step", "first_step", "initial_state", "tracks"] = "every_step",
         time_input: bool = True,
         time_dim: int = 16,
         output_norm: Literal["none", "layer"] = "layer",
+        tracks: int = 6,
+        period: int = 16,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -79,12 +87,19 @@ class LSTMMotionGenerator(MotionGenerator):
             layers=layers,
         )
         check_sizes(WHO, even=True, time_dim=time_dim)
+        check_sizes(WHO, tracks=tracks, period=period)
         self.motion_dim = motion_dim
         self.frame_motion_dim = frame_motion_dim
         self.entry = entry
         self.layers = layers
         self.time_dim = time_dim if time_input else 0
-        code_inputs = 0 if entry == "initial_state" else motion_dim
+        code_inputs = {"initial_state": 0, "tracks": tracks}.get(entry, motion_dim)
+        self.terms, self.period = motion_dim // tracks, period
+        if entry == "tracks" and (motion_dim % tracks or self.terms > period):
+            raise MtzooError(
+                f"{WHO}: a code of {motion_dim} cannot be {tracks} tracks of up to {period} "
+                "cosines each; give tracks and period as the motion encoder 'trajectories' has them"
+            )
         # An LSTM needs some input: with nothing to say it gets the constant 1.
         self.constant = code_inputs + self.time_dim == 0
         self.lstm = LSTM(
@@ -92,6 +107,10 @@ class LSTMMotionGenerator(MotionGenerator):
         )
         if entry == "initial_state":
             self.state = nn.Linear(motion_dim, 2 * layers * hidden)
+        if entry == "tracks":
+            # A code from the prior makes tracks of unit size.
+            self.size = nn.Parameter(torch.full((tracks, self.terms), self.terms**-0.5))
+            self.past = nn.Linear(tracks, frame_motion_dim, bias=False)
         self.output = nn.Linear(hidden, frame_motion_dim)
         self.norm = nn.LayerNorm(frame_motion_dim) if output_norm == "layer" else nn.Identity()
 
@@ -118,6 +137,9 @@ class LSTMMotionGenerator(MotionGenerator):
             inputs.append(code[:, None].expand(-1, frames, -1))
         elif self.entry == "first_step":
             inputs.append(nn.functional.pad(code[:, None], (0, 0, 0, frames - 1)))
+        elif self.entry == "tracks":
+            waves = cosines(frames, self.terms, self.period, like=code)
+            inputs.append(waves @ (code.unflatten(1, self.size.shape) * self.size).transpose(1, 2))
         else:
             # (B, 2 * layers * hidden) -> (2, layers, B, hidden): hidden and cell states.
             states = self.state(code).unflatten(1, (2, self.layers, -1)).permute(1, 2, 0, 3)
@@ -129,4 +151,5 @@ class LSTMMotionGenerator(MotionGenerator):
         if self.constant:
             inputs.append(code.new_ones(batch, frames, 1))
         unrolled = self.lstm(torch.cat(inputs, dim=2), start)  # (B, T, hidden)
-        return self.norm(self.output(unrolled))
+        made = self.output(unrolled)
+        return self.norm(made + self.past(inputs[0]) if self.entry == "tracks" else made)
