@@ -3,15 +3,17 @@
     python benchmarks/pose_probe.py [--steps 300] [--clips 4800] [--seed 0]
 
 An encoder that cannot learn poses when it is told them will not find them by itself. Variants of
-`c3d` encode clips of 16 frames at 32x32; one linear layer reads position, and size times cosine and
-sine of the angle, of all frames off the code's mean. All see the same batches. Printed are root
-mean square errors on held-out clips, in pixels of a 64x64 frame, beside what the mean of all poses
-would score.
+`c3d`, and `trajectories`, encode clips of 16 frames at 32x32. One linear layer reads position, and
+size times cosine and sine of the angle, of all frames off the mean of `c3d`'s code; of that of
+`trajectories` a small network reads them frame by frame, from its tracks' values there. All see the
+same batches. Printed are root mean square errors on held-out clips, in pixels of a 64x64 frame,
+beside what the mean of all poses would score.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from report import markdown
@@ -19,9 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtzoo.components.motion_encoders.c3d import C3DMotionEncoder
+from mtzoo.components.motion_encoders.trajectories import TrajectoryMotionEncoder
 from mtzoo.data.datasets.shapes import Shapes
 from mtzoo.data.worlds.base import take
-from mtzoo.interfaces import as_video
+from mtzoo.interfaces import MotionEncoder, as_video
+from mtzoo.nn.time import cosines
 
 FRAMES, SIDE, BATCH = 16, 32, 16
 BINS = {"time_halvings": 1, "time_bins": 8, "bin_dim": 64}
@@ -33,6 +37,32 @@ VARIANTS: dict[str, dict[str, object]] = {
     "differences, bins share a layer": {"view": "differences", **BINS},
     "deviations, bins share a layer": {"view": "deviations", **BINS},
 }
+TRACKS = {"tracks": 5, "terms": 6}  # about as large a code
+
+
+class FromTracks(nn.Module):
+    """Poses ``(B, T, 4)`` from the code of `trajectories`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Sequential(nn.Linear(TRACKS["tracks"], 64), nn.LeakyReLU(0.2))
+        self.poses = nn.Linear(64, 4)
+
+    def forward(self, code: Tensor) -> Tensor:
+        waves = cosines(FRAMES, TRACKS["terms"], FRAMES, code)
+        size = TRACKS["terms"] ** -0.5
+        tracks = waves @ code.unflatten(1, (TRACKS["tracks"], -1)).transpose(1, 2) * size
+        return self.poses(self.read(tracks))
+
+
+class FromCode(nn.Linear):
+    """Poses ``(B, T, 4)`` from a code of 32."""
+
+    def __init__(self) -> None:
+        super().__init__(32, FRAMES * 4)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return super().forward(code).unflatten(1, (FRAMES, 4))
 
 
 def clips(split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -60,7 +90,7 @@ def errors(made: Tensor, true: Tensor) -> list[str]:
 
 
 def probe(
-    options: dict[str, object],
+    build: Callable[[], tuple[MotionEncoder, nn.Module]],
     training: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     steps: int,
@@ -68,17 +98,14 @@ def probe(
 ) -> list[str]:
     """Train one variant and say how far off it is."""
     torch.manual_seed(seed)
-    encoder = C3DMotionEncoder(SIDE, width=24, motion_dim=32, **options)  # type: ignore[arg-type]
-    read = nn.Linear(32, FRAMES * 4)
+    encoder, read = build()
     parameters = [*encoder.parameters(), *read.parameters()]
     optimizer = torch.optim.Adam(parameters, 1e-3, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
 
     def poses(videos: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            code = encoder(as_video(videos)).mean
-        return read(code.float()).unflatten(1, (FRAMES, 4))
+        return read(encoder(as_video(videos)).mean)
 
     for _ in range(steps):
         rows = torch.randint(len(training[0]), (BATCH,), generator=generator)
@@ -93,6 +120,24 @@ def probe(
         return errors(poses(test[0]), test[1])
 
 
+def builders() -> dict[str, Callable[[], tuple[MotionEncoder, nn.Module]]]:
+    """An encoder and what reads poses off its code, by name."""
+
+    def c3d(options: dict[str, object]) -> Callable[[], tuple[MotionEncoder, nn.Module]]:
+        return lambda: (
+            C3DMotionEncoder(SIDE, width=24, motion_dim=32, **options),  # type: ignore[arg-type]
+            FromCode(),
+        )
+
+    found = {f"c3d: {name}": c3d(options) for name, options in VARIANTS.items()}
+    for view in ("frames", "deviations"):
+        found[f"trajectories: {view}"] = lambda view=view: (
+            TrajectoryMotionEncoder(SIDE, width=24, view=view, **TRACKS),
+            FromTracks(),
+        )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
@@ -101,8 +146,8 @@ def main() -> None:
     args = parser.parse_args()
     training, test = clips("train", args.clips, args.seed), clips("test", 128, args.seed)
     rows = [["the mean of all poses", *errors(training[1].mean((0, 1)), test[1])]]
-    for name, options in VARIANTS.items():
-        rows.append([name, *probe(options, training, test, args.steps, args.seed)])
+    for name, build in builders().items():
+        rows.append([name, *probe(build, training, test, args.steps, args.seed)])
         print(rows[-1], flush=True)
     head = ["what the encoder sees", "x", "y", "size, cosine", "size, sine"]
     print(markdown(head, rows))

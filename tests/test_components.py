@@ -26,7 +26,7 @@ from mtzoo.registries import REGISTRIES
 
 BUILT_IN = {
     "content_encoders": 3,
-    "motion_encoders": 3,
+    "motion_encoders": 4,
     "motion_generators": 3,
     "image_generators": 6,
     "image_discriminators": 3,

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 import mtzoo
 from mtzoo import MtzooError
 from mtzoo.components.motion_encoders.c3d import C3DMotionEncoder
+from mtzoo.components.motion_encoders.trajectories import TrajectoryMotionEncoder
 from mtzoo.components.motion_generators.gru import GRUMotionGenerator
 from mtzoo.components.motion_generators.lstm import LSTMMotionGenerator
 from mtzoo.components.motion_generators.transformer import TransformerMotionGenerator
@@ -27,10 +28,10 @@ from mtzoo.interfaces import Component, MotionEncoder, VideoDiscriminator
 from mtzoo.nn.blocks3d import GaussianHead, between, pool_to, random_rotations
 from mtzoo.nn.conv3d import Conv3d
 from mtzoo.nn.recurrent import LSTM
-from mtzoo.nn.time import time_features
+from mtzoo.nn.time import cosines, time_features, to_cosines
 from mtzoo.registries import motion_encoders, video_discriminators
 
-ENTRIES = ("every_step", "first_step", "initial_state")
+ENTRIES = ("every_step", "first_step", "initial_state", "tracks")
 DISCRIMINATORS = (C3DVideoDiscriminator, Patch3DVideoDiscriminator, R2Plus1DVideoDiscriminator)
 
 
@@ -42,7 +43,8 @@ def video(batch: int, frames: int, seed: int = 0) -> Tensor:
 
 def encoder(name: str, **options: object) -> MotionEncoder:
     torch.manual_seed(0)
-    return motion_encoders.get(name)(32, 3, width=4, motion_dim=5, **options)
+    sizes = {"tracks": 1, "terms": 5} if name == "trajectories" else {"motion_dim": 5}
+    return motion_encoders.get(name)(32, 3, width=4, **sizes, **options)
 
 
 def discriminator(target: type[VideoDiscriminator], **options: object) -> VideoDiscriminator:
@@ -52,7 +54,7 @@ def discriminator(target: type[VideoDiscriminator], **options: object) -> VideoD
 
 def lstm(**options: object) -> LSTMMotionGenerator:
     torch.manual_seed(0)
-    sizes = {"hidden": 8, "layers": 1, "frame_motion_dim": 5, "time_dim": 4}
+    sizes = {"hidden": 8, "layers": 1, "frame_motion_dim": 5, "time_dim": 4, "tracks": 2}
     return LSTMMotionGenerator(6, **{**sizes, **options})
 
 
@@ -84,6 +86,29 @@ def test_time_features_know_the_frame_alone() -> None:
     assert torch.equal(features[:16], time_features(16, 8, like))
     distances = torch.cdist(features, features).fill_diagonal_(1.0)
     assert distances.min() > 0.01, "two frames look alike"
+
+
+def test_cosines_are_orthogonal_over_the_period_and_mirrored_after_it() -> None:
+    like = torch.zeros(1, dtype=torch.float64)
+    waves = cosines(16, 16, 16, like)
+    torch.testing.assert_close(waves.T @ waves / 16, torch.eye(16).to(like), rtol=0, atol=1e-6)
+    longer = cosines(32, 16, 16, like)
+    torch.testing.assert_close(longer[:16], waves)
+    torch.testing.assert_close(longer[16:], waves.flip(0), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [2, 8, 16, 24])
+def test_tracks_and_their_coefficients(frames: int) -> None:
+    coefficients = torch.randn(3, 2, 4)
+    tracks = cosines(frames, 4, 16, coefficients) @ coefficients.transpose(1, 2)
+    again = to_cosines(tracks, 4, 16)
+    assert again.shape == coefficients.shape
+    if frames == 16:
+        torch.testing.assert_close(again, coefficients)
+    rebuilt = cosines(frames, 4, 16, again) @ again.transpose(1, 2)
+    assert (rebuilt - tracks).square().mean() < 0.01 * tracks.square().mean()
+    # Where frames leave coefficients open, they are not made large.
+    assert again.norm() <= coefficients.norm() * 1.01
 
 
 @given(
@@ -128,6 +153,9 @@ def test_forget_gates_start_open() -> None:
 # Motion encoders
 
 every_encoder = pytest.mark.parametrize("name", motion_encoders.builtins())
+convolving_in_time = pytest.mark.parametrize(
+    "name", [name for name in motion_encoders.builtins() if name != "trajectories"]
+)
 
 
 @every_encoder
@@ -139,7 +167,7 @@ def test_encoder_takes_one_short_clip_with_any_norm(name: str, norm: str) -> Non
     assert_all_learn(component)
 
 
-@every_encoder
+@convolving_in_time
 def test_encoder_halves_time_as_told(name: str) -> None:
     clip = video(1, 9).transpose(1, 2)
     for halvings, left in ((0, 9), (1, 5), (2, 3)):
@@ -184,17 +212,55 @@ def test_encoder_learns_where_things_go(name: str) -> None:
         return frames, side.float()
 
     source = torch.Generator().manual_seed(0)
-    component = encoder(name, time_bins=2).train()
+    component = encoder(name, **({} if name == "trajectories" else {"time_bins": 2})).train()
     optimiser = torch.optim.Adam(component.parameters(), 3e-3)
     for _ in range(24):
         clip, side = clips(8, source)
-        loss = (component(clip).mean[:, 0] - side).square().mean()
+        # The second number; the first of a track is its mean, which is here the same.
+        loss = (component(clip).mean[:, 1] - side).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     clip, side = clips(16, source)
     with torch.no_grad():
-        assert (component(clip).mean[:, 0].sign() == side).float().mean() > 0.9
+        assert (component(clip).mean[:, 1].sign() == side).float().mean() > 0.9
+
+
+def test_trajectories_read_each_frame_alone() -> None:
+    torch.manual_seed(0)
+    component = TrajectoryMotionEncoder(32, 3, width=4, tracks=2, terms=4, view="frames").eval()
+    clip = video(2, 16)
+    forth, back = (component(v).mean.unflatten(1, (2, 4)) for v in (clip, clip.flip(1)))
+    # Run backwards, a track keeps its even cosines and turns its odd ones round.
+    torch.testing.assert_close(back, forth * torch.tensor([1.0, -1.0, 1.0, -1.0]))
+    assert forth[..., 1::2].abs().max() > 0.01
+    with torch.no_grad():
+        component.size.fill_(1.0)
+    numbers = component.tracks(component.hidden(component.features(clip[:, 5]).flatten(1)))
+    whole = TrajectoryMotionEncoder(32, 3, width=4, tracks=2, terms=16, view="frames").eval()
+    learned = {
+        key: value
+        for key, value in component.state_dict().items()
+        if key != "size" and not key.startswith("log_variance")
+    }
+    whole.load_state_dict(learned, strict=False)
+    with torch.no_grad():
+        whole.size.fill_(1.0)
+    # All cosines of a period give back every frame's numbers.
+    tracks = cosines(16, 16, 16, clip) @ whole(clip).mean.unflatten(1, (2, 16)).transpose(1, 2)
+    torch.testing.assert_close(tracks[:, 5], numbers, rtol=1e-3, atol=1e-4)
+
+
+def test_trajectories_that_cannot_be() -> None:
+    with pytest.raises(MtzooError, match="terms is 17; in 16 frames it must be 1 to 16"):
+        TrajectoryMotionEncoder(32, terms=17)
+    with pytest.raises(MtzooError, match="initial_sigma must be above 0, not 0"):
+        TrajectoryMotionEncoder(32, initial_sigma=0)
+    with pytest.raises(MtzooError, match="shrink is 4; at 32x32 it must be one of 1, 2"):
+        TrajectoryMotionEncoder(32, shrink=4)
+    for tracks, period in ((4, 16), (2, 2)):
+        with pytest.raises(MtzooError, match=f"a code of 6 cannot be {tracks} tracks of up to"):
+            LSTMMotionGenerator(6, entry="tracks", tracks=tracks, period=period)
 
 
 # Motion generators
@@ -216,13 +282,20 @@ def test_lstm_is_the_cell_unrolled(entry: str, time_input: bool) -> None:
     expected = []
     for t in range(7):
         parts = [torch.zeros(2, 0)]
-        if entry != "initial_state":
+        value = None
+        if entry == "tracks":
+            # Two tracks of three cosines; the size is that of a sum of three.
+            waves = [2**0.5 * math.cos(math.pi * k * (t + 0.5) / 16) for k in (1, 2)]
+            value = code.unflatten(1, (2, 3)) @ torch.tensor([1.0, *waves]) / 3**0.5
+            parts.append(value)
+        elif entry != "initial_state":
             parts.append(code if entry == "every_step" or t == 0 else torch.zeros_like(code))
         if time_input:
             parts.append(time_features(7, 4, like=code)[t].expand(2, -1))
         step = torch.cat(parts, dim=1)
         state = cell(step if step.shape[1] else torch.ones(2, 1), state)
-        expected.append(component.output(state[0]))
+        past = 0 if value is None else component.past(value)
+        expected.append(component.output(state[0]) + past)
     torch.testing.assert_close(component(code, 7), torch.stack(expected, dim=1))
 
 
@@ -444,11 +517,11 @@ def test_every_3d_convolution_of_the_zoo_is_the_safe_one() -> None:
         for name in registry.builtins():
             part = registry.get(name)(32, 3)
             found = [m for m in part.modules() if isinstance(m, nn.Conv3d)]
-            assert found
+            assert found or name == "trajectories"
             assert all(isinstance(m, Conv3d) for m in found)
 
 
-@pytest.mark.parametrize("name", motion_encoders.builtins())
+@convolving_in_time
 def test_means_are_held_at_their_spread_over_the_batch(name: str) -> None:
     torch.manual_seed(0)
     encoder = motion_encoders.get(name)(32, 3, width=4, motion_dim=5, mean_spread=0.7)
@@ -482,6 +555,10 @@ def test_what_stands_still_is_gone_from_differences_and_deviations() -> None:
         )
     encoder = C3DMotionEncoder(32, 3, width=4).eval()
     assert (encoder(still + moving).mean - encoder(moving).mean).abs().max() > 0.01
+    tracks = TrajectoryMotionEncoder(32, 3, width=4).eval()
+    torch.testing.assert_close(
+        tracks(still + moving).mean, tracks(moving).mean, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_shrunken_view_is_the_encoder_of_small_frames() -> None:
@@ -512,9 +589,16 @@ def test_bins_of_time_share_a_layer() -> None:
         GaussianHead(4, 5, time_bins=3, space_bins=2, initial_sigma=0.3, bin_dim=-1)
 
 
-@pytest.mark.parametrize("view", ["frames", "differences"])
-def test_colours_are_turned_in_training_alone(view: str) -> None:
-    encoder = C3DMotionEncoder(32, 3, width=4, norm="none", view=view, turn_colours=True)
+@pytest.mark.parametrize(
+    ("target", "view"),
+    [
+        (C3DMotionEncoder, "frames"),
+        (C3DMotionEncoder, "differences"),
+        (TrajectoryMotionEncoder, "frames"),
+    ],
+)
+def test_colours_are_turned_in_training_alone(target: type[MotionEncoder], view: str) -> None:
+    encoder = target(32, 3, width=4, norm="none", view=view, turn_colours=True)
     video = torch.rand(1, 4, 3, 32, 32) * 2 - 1
     torch.manual_seed(0)
     first, second = encoder(video).mean, encoder(video).mean

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import mtzoo.engine.loop
 from mtzoo.data.datasets.shapes import Shapes
-from mtzoo.engine import fit
+from mtzoo.engine import fit, launch
 from mtzoo.engine.average import Average
 from mtzoo.engine.evaluate import evaluate, psnr, score
 from mtzoo.engine.health import diagnose, subject
@@ -133,8 +133,9 @@ def test_a_folder_that_holds_a_run_is_refused(run: Path, tmp_path: Path):
 
 
 def test_the_options_that_change_the_arithmetic_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    monkeypatch.setattr(launch, "has_bf16", lambda _: False)
     compiled: list[str] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
     recipe = tiny(
@@ -149,6 +150,7 @@ def test_the_options_that_change_the_arithmetic_work(
         betas="[0.0, 0.9]",
     )
     result = fit(recipe, tmp_path / "run")
+    assert "warning: this CPU has no instructions for bfloat16" in capsys.readouterr().out
     assert result["losses"]["generator/gradient_norm"] > 0.1
     assert len(compiled) == 5  # all six networks but the LSTM
     state = newest(tmp_path / "run")

@@ -11,8 +11,10 @@ from engine_kit import TINY, tiny
 from torch import nn
 
 from mtzoo.cli import main
+from mtzoo.engine import launch
 from mtzoo.engine.measure import Tally, cost, floor, in_turn, ratio
-from mtzoo.engine.profile import REST, Attributed, profile
+from mtzoo.engine.options import EngineOptions
+from mtzoo.engine.profile import REST, Attributed, profile, variants
 
 
 def test_costs_by_hand():
@@ -74,7 +76,8 @@ def test_operations_go_to_the_component_that_made_them():
 
 # torch._dynamo looks at .grad of whatever enters a compiled part, codes as well.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_recipe_is_measured(tmp_path: Path):
+def test_a_recipe_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launch, "has_bf16", lambda _: True)  # this small it can be imitated
     trace = tmp_path / "trace.json"
     result = profile(tiny(tmp_path), batch_size=1, repeats=1, trace=trace)
     assert sum(part["share"] for part in result["components"]) == pytest.approx(1)
@@ -102,6 +105,14 @@ def test_a_recipe_is_measured(tmp_path: Path):
     assert 1e-6 < halved["difference"] < 0.2
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     assert {"discriminator", "generator", "image_generator"} <= names
+
+
+def test_bf16_is_not_tried_where_it_would_be_imitated(monkeypatch: pytest.MonkeyPatch):
+    options = EngineOptions(steps=1, batch_size=1)
+    for has in (True, False):
+        monkeypatch.setattr(launch, "has_bf16", lambda _, has=has: has)
+        tried = variants(options, torch.device("cpu"))
+        assert ("engine.precision: bf16" in tried) == has
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,12 @@ class _Run:
     def go(self, resume: bool) -> dict[str, Any]:
         """Train to the end."""
         say = Terminal(self.options.steps, quiet=not self.first, bar=False).say
+        where = self.device.type
+        if launch.takes_bf16(self.options, where) and not launch.has_bf16(where):
+            say(
+                f"warning: this {where.upper()} has no instructions for bfloat16 and imitates "
+                "them, slowly; engine.precision: auto takes fp32 here"
+            )
         if resume:
             self._resume(say)
         self._check_alike()

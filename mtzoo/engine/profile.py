@@ -254,7 +254,7 @@ def components(model: nn.Module) -> dict[str, nn.Module]:
 def variants(options: EngineOptions, device: torch.device) -> dict[str, EngineOptions]:
     """Settings worth trying, by what a recipe would say."""
     found = {"engine.compile: true": dataclasses.replace(options, compile=True)}
-    if not launch.takes_bf16(options, device.type):
+    if launch.has_bf16(device.type) and not launch.takes_bf16(options, device.type):
         found["engine.precision: bf16"] = dataclasses.replace(options, precision="bf16")
     return found
 

@@ -96,7 +96,9 @@ class TrajectoryMotionEncoder(MotionEncoder):
         check_sizes(WHO, channels=channels, tracks=tracks, terms=terms, period=period)
         check_sizes(WHO, width=width, hidden=hidden)
         if terms > period:
-            raise MtzooError(f"{WHO}: terms is {terms}; in {period} frames it must be 1 to {period}")
+            raise MtzooError(
+                f"{WHO}: terms is {terms}; in {period} frames it must be 1 to {period}"
+            )
         if not initial_sigma > 0:
             raise MtzooError(f"{WHO}: initial_sigma must be above 0, not {initial_sigma}")
         sizes = [2**power for power in range(halvings(resolution) - 1)]
@@ -153,5 +155,8 @@ class TrajectoryMotionEncoder(MotionEncoder):
             video = torch.einsum("bij,btjhw->btihw", turns, video)
         hidden = self.hidden(self.features(video.flatten(0, 1)).flatten(1))
         hidden = hidden.unflatten(0, video.shape[:2])
-        found = to_cosines(self.tracks(hidden), self.terms, self.period) * self.size
-        return Gaussian(found.flatten(1), self.log_variance(hidden.mean(1)))
+        # What differs between frames is small beside the numbers, and rounded away in bfloat16.
+        with torch.autocast(video.device.type, enabled=False):
+            hidden = hidden.to(self.size.dtype)
+            found = to_cosines(self.tracks(hidden), self.terms, self.period) * self.size
+            return Gaussian(found.flatten(1), self.log_variance(hidden.mean(1)))
