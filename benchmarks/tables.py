@@ -2,6 +2,7 @@
 
     python benchmarks/tables.py             # from benchmarks/results
     python benchmarks/tables.py --measure   # measure everything that this machine can, first
+    python benchmarks/tables.py --measure rivals_cpu   # or some of it
 
 A table stands between ``<!-- NAME -->`` and ``<!-- end -->`` with its command, hardware and date.
 """
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import exchange
 import generation
 import reference_step
+import rivals
 import torch
 from report import RESULTS, keep, variants_table
 
@@ -83,6 +85,7 @@ def reduced(entries: list[dict[str, Any]]) -> dict[str, Any]:
 TABLES = {
     "step_cpu": Entry("reference_step", (), reference_step.table),
     "generation_cpu": Entry("generation", (), generation.table),
+    "rivals_cpu": Entry("rivals", (), rivals.table),
     "exchange_cpu": Entry("exchange", (), exchange.table),
     "components_cpu": Suite("components_bench", (), variants_table),
     "generation_cuda": Entry(
@@ -109,11 +112,14 @@ def shown(name: str, entry: Entry) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--measure", nargs="*", metavar="TABLE")
     args = parser.parse_args()
+    chosen = set() if args.measure is None else set(args.measure) or set(TABLES)
+    if unknown := chosen - set(TABLES):
+        raise SystemExit(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     page = PAGE.read_text(encoding="utf-8")
     for name, entry in TABLES.items():
-        if args.measure and (torch.cuda.is_available() or not entry.needs_gpu):
+        if name in chosen and (torch.cuda.is_available() or not entry.needs_gpu):
             entry.measure(RESULTS / f"{name}.json")
         block = f"<!-- {name} -->\n\n{shown(name, entry)}\n\n<!-- end -->"
         page, found = re.subn(

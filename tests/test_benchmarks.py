@@ -66,3 +66,17 @@ def test_every_built_in_component_is_measured() -> None:
     for slot in ("image_generators", "motion_encoders", "video_discriminators"):
         for name in REGISTRIES[slot].builtins():
             assert f"[{slot}-{name}-backward-compiled]" in done.stdout
+
+
+def test_rivals_cost_what_their_published_code_does_and_ours_takes_fewer_operations(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "rivals.json"
+    command = [sys.executable, "benchmarks/rivals.py", "--threads", "1", "--repeats", "1"]
+    subprocess.run([*command, "--output", file], cwd=ROOT, check=True, capture_output=True)
+    ours, mocogan, svg = json.loads(file.read_text())["results"].values()
+    # Counted on the code of sergeytulyakov/mocogan and edenton/svg: 3.3 M, 3.34 GF; 9.3 GF.
+    assert mocogan["parameters"] / 1e6 == pytest.approx(3.3, abs=0.1)
+    assert mocogan["flops"] / 1e9 == pytest.approx(3.34, rel=0.02)
+    assert svg["flops"] / 1e9 == pytest.approx(9.3, rel=0.03)
+    assert ours["operations"] < min(mocogan["operations"], svg["operations"]) / 2
