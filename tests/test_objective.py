@@ -523,15 +523,21 @@ WITHOUT_OTHERS = {"lambda_i": 0.0, "lambda_v": 0.0, "motion_weight": 0.0}
 def test_poses_count_from_their_first_step_on_and_reach_what_reads_them():
     model, batch, draws = turning()
     plain = DualMTGANObjective(**WITHOUT_OTHERS)
-    posed = DualMTGANObjective(pose_weight=2.0, pose_start=3, **WITHOUT_OTHERS)
+    posed = DualMTGANObjective(pose_weight=2.0, pose_start=3, pose_lead=2, **WITHOUT_OTHERS)
     terms = run(posed, model, batch, draws, step=2)[1]["generator"][1]
-    assert "poses" not in terms
-    assert not model.image_generator.turning
+    assert not {"poses", "upright"} & set(terms)
     model.eval()
-    shared, losses = run(posed, model, batch, draws, step=3)
+    # Directions are learned first, of layers that are not turned yet.
+    shared, losses = run(posed, model, batch, draws, step=4)
+    assert not model.image_generator.turning
+    loss, terms = losses["generator"]
+    without, _ = plain.loss(plain.phases()[0], model, batch, shared, draws, 4)
+    torch.testing.assert_close(loss, without + 2 * 0.3 * terms["upright"])
+    assert "poses" not in terms
+    shared, losses = run(posed, model, batch, draws, step=5)
     assert model.image_generator.turning
     loss, terms = losses["generator"]
-    without, _ = plain.loss(plain.phases()[0], model, batch, shared, draws, 3)
+    without, _ = plain.loss(plain.phases()[0], model, batch, shared, draws, 5)
     torch.testing.assert_close(loss, without + 2 * (terms["poses"] + 0.3 * terms["upright"]))
     assert terms["poses"] > 0
     model.zero_grad()

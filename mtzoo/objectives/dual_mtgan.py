@@ -239,7 +239,10 @@ class DualMTGANObjective(Objective):
             ``layered`` with ``turns``: what E_M says of how things lie in a frame is held to what
             the frame itself shows. L_rec alone does not teach turning, since a clip shows most
             things about one way up.
-        pose_start: First step with them, and with turns: there are no layers to be turned before.
+        pose_start: First step with `uprightness`: there are no layers to be looked at before.
+        pose_lead: Steps after that until layers are turned and `pose_consistency` begins. Turned by
+            directions that nobody knows yet, layers blur, and in blurred layers directions are
+            hard to learn.
     """
 
     def __init__(
@@ -266,6 +269,7 @@ class DualMTGANObjective(Objective):
         paint_every: int = 1,
         pose_weight: float = 0.0,
         pose_start: int = 0,
+        pose_lead: int = 200,
     ) -> None:
         weights = {
             "lambda_1": lambda_1,
@@ -282,6 +286,7 @@ class DualMTGANObjective(Objective):
             "adversarial_ramp": adversarial_ramp,
             "pose_weight": pose_weight,
             "pose_start": pose_start,
+            "pose_lead": pose_lead,
         }
         for name, value in weights.items():
             if not value >= 0:  # also refuses NaN
@@ -308,6 +313,7 @@ class DualMTGANObjective(Objective):
         self.paint_every = paint_every
         self.pose_weight = pose_weight
         self.pose_start = pose_start
+        self.turn_start = pose_start + pose_lead
 
     def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
         """Refuse y of another identity, or terms that ask for one, where y is to be of V's.
@@ -346,7 +352,7 @@ class DualMTGANObjective(Objective):
     def forward(self, model: DualMTGAN, batch: Batch, draws: Draws, step: int) -> Generated:
         """Codes once, and those generated videos that this step's terms look at, in one pass."""
         if turner := _turner(model):
-            turner.turn_(step >= self.pose_start)
+            turner.turn_(step >= self.turn_start)
         count, frames = batch.video.shape[:2]
         judging = self._judging(model, step)
         drawn = judging and (self.target_videos == "both" or self._choice(draws) == 1)
@@ -482,8 +488,11 @@ class DualMTGANObjective(Objective):
 
         poses = zero
         if self.pose_weight and step >= self.pose_start:
-            terms["poses"], terms["upright"] = self._poses(model, batch, shared, draws)
-            poses = terms["poses"] + _UPRIGHT * terms["upright"]
+            consistency, terms["upright"] = self._poses(model, batch, shared, draws)
+            poses = _UPRIGHT * terms["upright"]
+            if step >= self.turn_start:
+                terms["poses"] = consistency
+                poses = poses + consistency
 
         if self._judging(model, step):
             ramp = _grown(step - self.adversarial_start, self.adversarial_ramp)
