@@ -24,6 +24,7 @@ from report import surroundings
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from mtzoo.engine.launch import has_bf16
 from mtzoo.engine.measure import ceilings, cost, floor, in_turn, ratio, wait
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,6 +63,8 @@ def compare(
     Returns:
         ``extra_info``.
     """
+    if precision is torch.bfloat16 and not has_bf16(DEVICE.type):
+        pytest.skip("no instructions for bfloat16 here: it would be imitated")
     torch.manual_seed(0)
     expected = _leaves(reference())
     torch.manual_seed(0)

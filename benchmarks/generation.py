@@ -7,7 +7,7 @@ dual_mtgan_weizmann as they are drawn. The reference is the plain one of `refere
 contiguous NCHW, eager, fp32, nothing folded, all frames in one pass of G_I; and once more with a
 pass for each frame. Each round runs all variants in turn. The floor is the arithmetic at the speed
 of a large matrix product and the weights at the speed of a large copy, both measured in the same
-run, in fp32.
+run, in fp32. bfloat16 is left out where the processor has no instructions for it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from reference_step import RECIPE, Reference
 from report import keep, surroundings, variants_table
 from torch import Tensor, nn
 
+from mtzoo.engine.launch import has_bf16
 from mtzoo.engine.measure import ceilings, cost, floor, in_turn, ratio
 from mtzoo.models.dual_mtgan import DualMTGAN
 from mtzoo.nn.fold import fold
@@ -64,15 +65,18 @@ def variants(model: DualMTGAN, batch: int, device: torch.device) -> dict[str, Ca
             part.compile(options={"freezing": True})
         return ours
 
-    return {
+    found = {
         "reference": lambda: reference.sample(plain, code, FRAMES),
         "reference, frame by frame": lambda: reference.sample(plain, code, FRAMES, together=False),
         "eager": make(model),
         "folded": make(fold(model)),
         "folded, compiled": make(frozen(fold(model))),
-        "folded, bf16": make(fold(model, dtype=torch.bfloat16)),
-        "folded, bf16, compiled": make(frozen(fold(model, dtype=torch.bfloat16))),
     }
+    if has_bf16(device.type):
+        half = torch.bfloat16
+        found["folded, bf16"] = make(fold(model, dtype=half))
+        found["folded, bf16, compiled"] = make(frozen(fold(model, dtype=half)))
+    return found
 
 
 def compare(batches: list[int], repeats: int, device: torch.device) -> dict[str, object]:
