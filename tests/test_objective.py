@@ -461,6 +461,11 @@ def test_health_figures_by_hand():
     )
     torch.testing.assert_close(figures["content_size"], codes.square().mean().sqrt())
     assert figures["sample_spread"] > 0
+    # Where one picture gives the content and no L_C is there, it may say how things lie in it.
+    model.content_frames = "one"
+    for weight, left_out in ((1.0, set()), (0.0, {"content_within"})):
+        found = DualMTGANObjective(content_weight=weight).health(model, batch, draws)
+        assert set(figures) - set(found) == left_out
 
 
 def test_how_much_of_a_source_s_motion_is_seen_in_the_transfer():

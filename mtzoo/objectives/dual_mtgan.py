@@ -586,7 +586,8 @@ class DualMTGANObjective(Objective):
         is the mean absolute pixel difference of two motions drawn for one picture, in [0, 2].
         ``frame_change`` is the mean absolute difference of neighbouring frames in transfers, as a
         share of that in their source videos. Figures between videos are left out for a batch of
-        one.
+        one, and ``content_within`` where one picture gives a video its content without L_C: its
+        code may say how things lie in it.
 
         Returns:
             The figures by name, detached scalars.
@@ -607,11 +608,13 @@ class DualMTGANObjective(Objective):
             "motion_spread": means.std(0, unbiased=False).mean(),
             "content_between": codes.mean(1).std(0, unbiased=False).mean(),
         }
+        alike = model.content_frames == "each" or self.content_weight > 0
+        within = {"content_within": codes.std(1, unbiased=False).mean()} if alike else {}
         return {
             **(across if count > 1 else {}),
             "motion_sigma": (0.5 * posterior.log_variance.float()).exp().mean(),
             "motion_bits": kl_divergence(posterior) / math.log(2),
-            "content_within": codes.std(1, unbiased=False).mean(),
+            **within,
             "content_size": codes.square().mean().sqrt(),
             "sample_spread": (one - two).abs().float().mean(),
             "frame_change": _change(moved) / _change(batch.video).clamp(min=1e-6),
