@@ -25,6 +25,8 @@ SHRUNKEN = [
     "--model.video_discriminator.width=4",
     "--objective.motion_start=0",
     "--objective.adversarial_start=0",
+    "--objective.pose_start=0",
+    "--objective.pose_lead=0",
     "--engine.batch_size=2",
     "--engine.steps=2",
     "--engine.log_every=1",
@@ -103,6 +105,8 @@ def test_the_recipe_trains(path: Path, tmp_path: Path):
     for term in terms - left_out:
         assert abs(float(rows[-1][f"generator/{term}"])) < 1e4
     assert not [term for term in left_out if f"generator/{term}" in rows[-1]]
+    posed = recipe.objective["pose_weight"] > 0
+    assert posed == (path.stem == "dual_mtgan_plus_shapes") == ("generator/poses" in rows[-1])
     judged = [key for key in rows[-1] if key.startswith("discriminator/")]
     assert bool(judged) == (path not in PLUS)
     for term in left_out & {"image", "video"}:
