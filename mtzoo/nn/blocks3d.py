@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import check_frames
@@ -43,6 +44,23 @@ def check_video(video: Tensor, channels: int, resolution: int, least: int, who: 
 def halvings(resolution: int) -> int:
     """How often the side of a frame is halved until a 4x4 map is left."""
     return int(math.log2(resolution // 4))
+
+
+def check_shrink(shrink: int, resolution: int, who: str) -> None:
+    """Raise `MtzooError` unless ``shrink`` is a power of 2 that leaves frames of 16x16 or more."""
+    sizes = [2**power for power in range(halvings(resolution) - 1)]
+    if shrink not in sizes:
+        raise MtzooError(
+            f"{who}: shrink is {shrink}; at {resolution}x{resolution} it must be one of "
+            f"{', '.join(map(str, sizes))}"
+        )
+
+
+def shrunken(video: Tensor, shrink: int) -> Tensor:
+    """Average squares of ``shrink`` x ``shrink`` pixels of ``(B, T, C, H, W)``."""
+    if shrink == 1:
+        return video
+    return F.avg_pool2d(video.flatten(0, 1), shrink).unflatten(0, video.shape[:2])
 
 
 def check_time_halvings(time_halvings: int, most: int, who: str) -> None:

@@ -6,9 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mtzoo.errors import MtzooError
 from mtzoo.interfaces import (
     Gaussian,
     MotionEncoder,
@@ -18,11 +16,13 @@ from mtzoo.interfaces import (
 from mtzoo.nn.blocks3d import (
     SLOPE,
     GaussianHead,
+    check_shrink,
     check_time_halvings,
     check_video,
     halvings,
     he_init_,
     random_rotations,
+    shrunken,
     widths,
 )
 from mtzoo.nn.conv3d import Conv3d
@@ -125,12 +125,7 @@ class C3DMotionEncoder(MotionEncoder):
         check_resolution(resolution, WHO)
         check_sizes(WHO, channels=channels, motion_dim=motion_dim, width=width, depth=depth)
         check_sizes(WHO, time_bins=time_bins, space_bins=space_bins)
-        sizes = [2**power for power in range(halvings(resolution) - 1)]
-        if shrink not in sizes:
-            raise MtzooError(
-                f"{WHO}: shrink is {shrink}; at {resolution}x{resolution} it must be one of "
-                f"{', '.join(map(str, sizes))}"
-            )
+        check_shrink(shrink, resolution, WHO)
         stages = halvings(resolution // shrink)
         check_time_halvings(time_halvings, stages - 1, WHO)
         self.resolution = resolution
@@ -178,8 +173,7 @@ class C3DMotionEncoder(MotionEncoder):
             MtzooError: The clip is shorter than ``min_frames`` or its frames are of another size.
         """
         check_video(video, self.channels, self.resolution, self.min_frames, WHO)
-        if self.shrink > 1:
-            video = F.avg_pool2d(video.flatten(0, 1), self.shrink).unflatten(0, video.shape[:2])
+        video = shrunken(video, self.shrink)
         if self.view == "differences":
             video = video[:, 1:] - video[:, :-1]
         elif self.view == "deviations":

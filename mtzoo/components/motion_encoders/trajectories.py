@@ -7,12 +7,19 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Gaussian, MotionEncoder, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import conv_tower
-from mtzoo.nn.blocks3d import SLOPE, check_video, halvings, random_rotations, widths
+from mtzoo.nn.blocks3d import (
+    SLOPE,
+    check_shrink,
+    check_video,
+    halvings,
+    random_rotations,
+    shrunken,
+    widths,
+)
 from mtzoo.nn.norm import Norm
 from mtzoo.nn.time import to_cosines
 from mtzoo.registries import motion_encoders
@@ -101,12 +108,7 @@ class TrajectoryMotionEncoder(MotionEncoder):
             )
         if not initial_sigma > 0:
             raise MtzooError(f"{WHO}: initial_sigma must be above 0, not {initial_sigma}")
-        sizes = [2**power for power in range(halvings(resolution) - 1)]
-        if shrink not in sizes:
-            raise MtzooError(
-                f"{WHO}: shrink is {shrink}; at {resolution}x{resolution} it must be one of "
-                f"{', '.join(map(str, sizes))}"
-            )
+        check_shrink(shrink, resolution, WHO)
         self.resolution = resolution
         self.channels = channels
         self.motion_dim = tracks * terms
@@ -146,8 +148,7 @@ class TrajectoryMotionEncoder(MotionEncoder):
             MtzooError: The clip is shorter than 2 frames or its frames are of another size.
         """
         check_video(video, self.channels, self.resolution, self.min_frames, WHO)
-        if self.shrink > 1:
-            video = F.avg_pool2d(video.flatten(0, 1), self.shrink).unflatten(0, video.shape[:2])
+        video = shrunken(video, self.shrink)
         if self.view == "deviations":
             video = video - video.mean(1, keepdim=True)
         if self.turn_colours and self.training:
