@@ -10,7 +10,8 @@ Four pictures are moved by the same held-out videos, each scored against its own
 - another content in another pose: transfer, as `mtzoo evaluate` scores it.
 
 Where the image generator is `layered` with one layer, its affine maps are set beside the true ones,
-too: how far off the shape's centre, its size and its angle are.
+too: how far off the shape's centre, its size and its angle are, and what PSNR would be if one of
+them, or all, were true.
 """
 
 from __future__ import annotations
@@ -43,10 +44,36 @@ def poses(world: World, motion: ShapesMotion, frames: int) -> Tensor:
     return torch.stack(rows, -1).double().unflatten(-1, (3, 3))
 
 
+def parts(moved: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Take maps ``(N, T, 3, 3)`` from picture to frame apart.
+
+    Args:
+        moved: The maps.
+        here: Centres of the shapes in the pictures, ``(N, 2)``.
+
+    Returns:
+        Where the centres come to lie, ``(N, T, 2)``, and by how much pictures are scaled and
+        turned, ``(N, T)`` each, angles in radians.
+    """
+    linear = moved[..., :2, :2]
+    centre = (linear @ here[:, None, :, None])[..., 0] + moved[..., :2, 2]
+    turn = torch.atan2(linear[..., 1, 0] - linear[..., 0, 1], linear[..., 0, 0] + linear[..., 1, 1])
+    return centre, linear.det().abs().sqrt(), turn
+
+
+def joined(centre: Tensor, scale: Tensor, turn: Tensor, here: Tensor) -> Tensor:
+    """Undo `parts`: similarities ``(N, T, 3, 3)``."""
+    cosine, sine = scale * turn.cos(), scale * turn.sin()
+    linear = torch.stack((cosine, -sine, sine, cosine), -1).unflatten(-1, (2, 2))
+    shift = centre - (linear @ here[:, None, :, None])[..., 0]
+    rows = torch.cat((linear, shift[..., None]), -1)
+    return torch.cat((rows, rows.new_tensor((0, 0, 1)).expand_as(rows[..., :1, :])), -2)
+
+
 def geometry(
-    model: DualMTGAN, picture: Tensor, video: Tensor, here: Tensor, there: Tensor
-) -> tuple[float, float, float]:
-    """Medians over frames: pixels between centres, relative size, degrees between angles.
+    model: DualMTGAN, picture: Tensor, video: Tensor, here: Tensor, there: Tensor, truth: Tensor
+) -> tuple[str, ...]:
+    """What is off in a transfer's maps, and what the transfer scores with parts of the true ones.
 
     Args:
         model: With a layered image generator of one layer.
@@ -54,25 +81,41 @@ def geometry(
         video: ``(N, T, C, H, W)``.
         here: True poses in the pictures, ``(N, 3, 3)``.
         there: True poses in the frames, ``(N, T, 3, 3)``.
+        truth: True transfers, ``(N, T, C, H, W)``.
+
+    Returns:
+        Medians over frames: pixels between centres, relative size, degrees between angles. Then
+        PSNR in dB with true centres, with true sizes, with true angles, with all.
     """
     frames, _, side = video.shape[1:4]
     generator = model.image_generator
     assert isinstance(generator, LayeredImageGenerator)
     motion = model.motion_generator(model.motion_encoder(video).mean, frames)
     content = model.content_encoder(picture)
-    _, layers = generator.take_apart(content, picture)
+    background, layers = generator.take_apart(content, picture)
     moves = generator.poses(content, layers, picture).unsqueeze(1) @ torch.linalg.inv(
         generator.frame_poses(motion)
     )
-    moved = torch.linalg.inv(moves[:, :, 0].double()) @ here[:, None]  # shape's axes to frame's
-    centre = (moved[..., :2, 2] - there[..., :2, 2]).norm(dim=-1) * side / 2
-    size = 0.5 * (moved[..., :2, :2].det().abs() / there[..., :2, :2].det().abs()).log()
-    turn = moved[..., :2, :2] @ torch.linalg.inv(there[..., :2, :2])
-    angle = torch.atan2(turn[..., 1, 0] - turn[..., 0, 1], turn[..., 0, 0] + turn[..., 1, 1])
+    middle = here[:, :2, 2]
+    found = parts(torch.linalg.inv(moves[:, :, 0].double()), middle)
+    true = parts(there @ torch.linalg.inv(here)[:, None], middle)
+    centre = (found[0] - true[0]).norm(dim=-1) * side / 2
+    size = (found[1] / true[1]).log().abs().exp() - 1
+    turn = found[2] - true[2]
+    angle = torch.atan2(turn.sin(), turn.cos()).abs()
+
+    def score(*taken: int) -> str:
+        chosen = [true[i] if i in taken else found[i] for i in range(3)]
+        back = torch.linalg.inv(joined(*chosen, middle)).to(background)[:, :, None]
+        made = generator.compose(background, layers, back)
+        return f"{float(psnr(as_frames(made), as_frames(truth)).mean()):.2f}"
+
     return (
-        float(centre.median()),
-        float(size.abs().exp().median()) - 1,
-        math.degrees(float(angle.abs().median())),
+        f"{float(centre.median()):.1f}",
+        f"{100 * float(size.median()):.0f} %",
+        f"{math.degrees(float(angle.median())):.0f}°",
+        *map(score, range(3)),
+        score(0, 1, 2),
     )
 
 
@@ -110,8 +153,7 @@ def rows(model: DualMTGAN, videos: int, seed: int) -> Iterator[tuple[str, ...]]:
         row = [name, f"{float(score):.2f}"]
         if layered:
             here = poses(pairs.world, take(motions, motion), 16)[each, index]
-            centre, size, angle = geometry(model, picture, video, here, there)
-            row += [f"{centre:.1f}", f"{100 * size:.0f} %", f"{angle:.0f}°"]
+            row += geometry(model, picture, video, here, there, truth)
         yield tuple(row)
 
 
@@ -125,6 +167,7 @@ def main() -> None:
     assert isinstance(model, DualMTGAN)
     found = list(rows(model, args.videos, args.seed))
     head = ["picture", "PSNR in dB", "centre off by pixels", "size off by", "angle off by"]
+    head += [f"with true {what}" for what in ("centres", "sizes", "angles", "poses")]
     print(markdown(head[: len(found[0])], found))
 
 

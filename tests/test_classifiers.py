@@ -347,3 +347,13 @@ def test_a_place_that_takes_no_folder_is_refused_before_anything_is_learned(
     told = capsys.readouterr()
     assert told.err.startswith("mtzoo: error: cannot write /proc/judges: ")
     assert "training classifiers" not in told.out
+
+
+def test_half_of_the_clips_are_mirrored_each_as_a_whole() -> None:
+    torch.manual_seed(0)
+    clips = torch.zeros(64, 3, 32, 32, 1, dtype=torch.uint8)
+    clips[:, :, :, 16:] = 200  # bright on the right, whatever is shifted
+    shown = classifiers._disturbed(clips, blur=False)
+    right = shown[..., 16:].mean((2, 3, 4)) > shown[..., :16].mean((2, 3, 4))
+    assert (right == right[:, :1]).all()
+    assert 16 < int(right[:, 0].sum()) < 48

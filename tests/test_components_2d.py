@@ -688,6 +688,31 @@ def test_with_turns_a_layer_is_shifted_scaled_and_turned_by_the_picture_only_onc
     assert "turning" in generator.state_dict()
 
 
+def test_relative_sizes_are_beside_the_mean_over_the_video() -> None:
+    generator = turner(layers=2, relative_sizes=True)
+    plain = turner(layers=2)
+    plain.load_state_dict(generator.state_dict())
+    picture, content, motion = torch.rand(2, 3, 32, 32), torch.randn(2, 4), torch.randn(2, 5, 4)
+    with torch.no_grad():
+        maps, absolute = generator.frame_poses(motion), plain.frame_poses(motion)
+        sizes, before = (m[..., :2, 0].norm(dim=-1).log() for m in (maps, absolute))
+        assert before.mean(1).abs().max() > 1e-3  # or there was nothing to take away
+        torch.testing.assert_close(sizes, before - before.mean(1, keepdim=True), atol=1e-6, rtol=0)
+        torch.testing.assert_close(maps[..., 2], absolute[..., 2])
+        torch.testing.assert_close(angle(maps), angle(absolute))
+        # All layers of a video twice as large are told to be as large as they were.
+        plain.there.output.bias.view(2, 5)[:, 2] = math.log(2)
+        generator.there.output.bias.view(2, 5)[:, 2] = math.log(2)
+        torch.testing.assert_close(generator.frame_poses(motion), maps, atol=1e-5, rtol=0)
+        assert not torch.allclose(plain.frame_poses(motion), absolute, atol=1e-2)
+        # The frames of a video belong together whether there is a content code each or one.
+        video = generator(content, motion, picture)
+        each = generator(content[:, None].expand(-1, 5, -1), motion, picture)
+    torch.testing.assert_close(each, video, rtol=1e-4, atol=1e-5)
+    with pytest.raises(MtzooError, match="relative_sizes needs layers"):
+        LayeredImageGenerator(32, 3, 4, 4, width=4, relative_sizes=True)
+
+
 def test_what_tells_directions_learns_from_disturbed_looks_alone() -> None:
     generator = turner().train()
     picture, content = marked_disc()[0], torch.randn(1, 4)

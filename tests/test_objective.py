@@ -554,6 +554,21 @@ def test_poses_count_from_their_first_step_on_and_reach_what_reads_them():
     assert model.image_generator.head.weight.grad.abs().max() < 1e-6
 
 
+def test_poses_are_looked_at_in_as_many_frames_as_asked_for():
+    model, batch, draws = turning()
+    seen = []
+    model.image_generator.direction.register_forward_hook(
+        lambda _module, inputs, _output: seen.append(len(inputs[0]))
+    )
+    for frames in (1, 3):
+        posed = DualMTGANObjective(pose_weight=1.0, pose_frames=frames, **WITHOUT_OTHERS)
+        seen.clear()
+        run(posed, model, batch, draws, step=500)
+        assert seen[-1] == frames * len(batch.video)
+    with pytest.raises(MtzooError, match="pose_frames is 0; it must be 1 or more"):
+        DualMTGANObjective(pose_frames=0)
+
+
 def test_pose_consistency_knows_shift_turn_and_size_apart():
     def pose(x, y, size, degrees):
         turn = math.radians(degrees)

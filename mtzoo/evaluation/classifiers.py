@@ -183,9 +183,9 @@ def train(
 ) -> Classifiers:
     """Train classifiers on clips of a training split.
 
-    Clips are shifted, brightened or darkened and, every other step, blurred: where in the frame
-    something is, how bright and how sharp must not decide, for made videos are softer than real
-    ones.
+    Clips are mirrored, shifted, brightened or darkened and, every other step, blurred: on which
+    side and where in the frame something is, how bright and how sharp must not decide, for made
+    videos are softer than real ones.
 
     Args:
         stills: The training split in short clips, of which content is learned from one frame
@@ -262,7 +262,7 @@ def _loss(logits: Sequence[Tensor], classes: Classes, names: Sequence[Mapping[st
 
 
 def _disturbed(clips: Tensor, *, blur: bool) -> Tensor:
-    """Shift each clip by up to an eighth of its side, change its brightness, soften it.
+    """Mirror half of the clips, shift all by up to an eighth of the side, brighten, soften.
 
     Args:
         clips: uint8 ``(N, T, H, W, C)``.
@@ -279,6 +279,8 @@ def _disturbed(clips: Tensor, *, blur: bool) -> Tensor:
         clip.index_select(1, rows).index_select(2, columns)
         for clip, rows, columns in zip(clips, *places.clamp(0, side - 1), strict=True)
     ]
+    mirrored = torch.rand(count, device=clips.device) < 0.5
+    moved = [clip.flip(2) if turn else clip for clip, turn in zip(moved, mirrored, strict=True)]
     video = as_video(torch.stack(moved))
     gain = torch.empty(count, 1, 1, 1, 1, device=clips.device).uniform_(0.85, 1.15)
     shift = torch.empty_like(gain).uniform_(-0.1, 0.1)

@@ -173,8 +173,7 @@ _CODE, _PRIOR, _CONTENT_FRAME, _CHOICE, _FRAME_V, _FRAME_X, _FRAME_Y, _FRAME_VY,
 _PAINTED = 2 * _OTHER  # above are one and two times the others
 _POSES = 3 * _OTHER  # and above by its multiples
 
-# Frames of a clip that the pose terms look at, and the weight of `uprightness` beside the other.
-_POSE_FRAMES, _UPRIGHT = 2, 0.3
+_UPRIGHT = 0.3  # the weight of `uprightness` beside `pose_consistency`
 
 _NO_TRANSFER = (
     "content_frames: other takes y from the identity of V, so no V~_y shows another: set "
@@ -243,6 +242,8 @@ class DualMTGANObjective(Objective):
         pose_lead: Steps after that until layers are turned and `pose_consistency` begins. Turned by
             directions that nobody knows yet, layers blur, and in blurred layers directions are
             hard to learn.
+        pose_frames: Frames of a clip that the pose terms look at on a step, drawn at random. Each
+            costs a forward pass of what takes pictures apart.
     """
 
     def __init__(
@@ -270,6 +271,7 @@ class DualMTGANObjective(Objective):
         pose_weight: float = 0.0,
         pose_start: int = 0,
         pose_lead: int = 200,
+        pose_frames: int = 2,
     ) -> None:
         weights = {
             "lambda_1": lambda_1,
@@ -291,10 +293,9 @@ class DualMTGANObjective(Objective):
         for name, value in weights.items():
             if not value >= 0:  # also refuses NaN
                 raise MtzooError(f"objective dual_mtgan: {name} is {value}; it must be 0 or more")
-        if paint_every < 1:
-            raise MtzooError(
-                f"objective dual_mtgan: paint_every is {paint_every}; it must be 1 or more"
-            )
+        for name, number in {"paint_every": paint_every, "pose_frames": pose_frames}.items():
+            if number < 1:
+                raise MtzooError(f"objective dual_mtgan: {name} is {number}; it must be 1 or more")
         self.total = Total(lambda_1, lambda_kl, lambda_i, lambda_v)
         self.content_weight = content_weight
         self.motion_weight = motion_weight
@@ -314,6 +315,7 @@ class DualMTGANObjective(Objective):
         self.pose_weight = pose_weight
         self.pose_start = pose_start
         self.turn_start = pose_start + pose_lead
+        self.pose_frames = pose_frames
 
     def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
         """Refuse y of another identity, or terms that ask for one, where y is to be of V's.
@@ -540,7 +542,9 @@ class DualMTGANObjective(Objective):
         assert shared.motion is not None
         count, frames = batch.video.shape[:2]
         rows = torch.arange(count, device=batch.video.device)[:, None]
-        picked = [draws.integers(count, frames, _POSES + i * _OTHER) for i in range(_POSE_FRAMES)]
+        picked = [
+            draws.integers(count, frames, _POSES + i * _OTHER) for i in range(self.pose_frames)
+        ]
         at = torch.stack(picked, 1)
         pictures = batch.video[rows, at].flatten(0, 1)
         with torch.no_grad():

@@ -218,6 +218,7 @@ class LayeredImageGenerator(ImageGenerator):
         hidden: int = 128,
         norm: Norm = "batch",
         turns: int = 0,
+        relative_sizes: bool = False,
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
@@ -232,9 +233,15 @@ class LayeredImageGenerator(ImageGenerator):
         )
         if turns and not 4 <= turns <= 64:
             raise MtzooError(f"{WHO}: turns is {turns}; it must be 0, or 4 to 64")
+        if relative_sizes and not turns:
+            raise MtzooError(
+                f"{WHO}: relative_sizes needs layers that are shifted, scaled and turned; "
+                "set turns (16, say)"
+            )
         self.resolution = resolution
         self.channels = channels
         self.layers = layers
+        self.relative_sizes = relative_sizes
         bias = needs_bias(norm)
         widths = stage_widths(resolution, width)
         # The picture's maps at half the resolution, a quarter, ..., 4x4.
@@ -292,15 +299,15 @@ class LayeredImageGenerator(ImageGenerator):
             MtzooError: The picture is of another size.
         """
         batch, frames = motion.shape[:2]
+        there = self._read(motion)
+        if self.direction is not None:
+            there = _inverse(there)
         if content.dim() == 3:
             content = content.flatten(0, 1)
-            motion = motion.flatten(0, 1).unsqueeze(1)
+            there = there.flatten(0, 1).unsqueeze(1)
             if picture is not None:
                 picture = picture.repeat_interleave(frames, 0)
         background, layers = self.take_apart(content, picture)
-        there = self.there(motion.flatten(0, 1)).unflatten(0, motion.shape[:2])
-        if self.direction is not None:
-            there = _inverse(there)
         moves = self.poses(content, layers, picture).unsqueeze(1) @ there
         shown = self.compose(background, layers, moves)
         return as_video_frames(shown.flatten(0, 1).to(content.dtype), batch)
@@ -351,8 +358,17 @@ class LayeredImageGenerator(ImageGenerator):
         Returns:
             Affine maps ``(N, T, layers, 3, 3)`` from a layer's own axes to the frame.
         """
-        read = self.there(motion.flatten(0, 1)).unflatten(0, motion.shape[:2])
+        read = self._read(motion)
         return read if self.direction is not None else torch.linalg.inv(read)
+
+    def _read(self, motion: Tensor) -> Tensor:
+        """Maps that motion codes ``(N, T, frame_motion_dim)`` say, ``(N, T, layers, 3, 3)``."""
+        maps = self.there(motion.flatten(0, 1)).unflatten(0, motion.shape[:2])
+        if not self.relative_sizes:
+            return maps
+        size = maps[..., :2, 0].norm(dim=-1)
+        scale = size.log().mean(1, keepdim=True).exp()[..., None]
+        return torch.cat((maps[..., :2] / scale[..., None], maps[..., 2:]), -1)
 
     def turn_(self, turning: bool) -> None:
         """Begin or cease to turn layers by how they lie in the picture; needs ``turns``."""
