@@ -252,6 +252,13 @@ def test_who_is_taken_for_what(has_truth: bool, monkeypatch: pytest.MonkeyPatch)
     told = scores.method("transfer", "copying the source").as_json()
     assert told["content"]["mean"] == 0  # type: ignore[index]
     assert ("psnr" in told) == has_truth
+    assert told["taken_for"] == {
+        "content": {"kind": {"0": {"1": 3}}},
+        "motion": {"family": {"1": {"1": 3}}},
+    }
+    samples = scores.method("prediction", "mean of samples").as_json()["taken_for"]
+    assert list(samples) == ["content"]  # type: ignore[call-overload]
+    assert sum(samples["content"]["kind"]["1"].values()) == 3 * 4  # type: ignore[index]
 
 
 def test_kept_and_read_again(networks: Classifiers, tmp_path: Path) -> None:

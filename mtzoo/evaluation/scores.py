@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -96,6 +97,10 @@ class Judges:
         ]
 
 
+TakenFor = Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]
+"""By side, by label, by what should be seen: how often each name was."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A model or a baseline on one task.
@@ -111,6 +116,8 @@ class Method:
             they do, and ``content_kind`` and the like for single labels).
         first: The first frame that counts; those before it were given.
         fvd: Fréchet Video Distance to the real videos, where it was measured.
+        taken_for: What classifiers took videos for: by ``content`` or ``motion``, by label, by
+            what should be seen, how often each name was.
     """
 
     task: str
@@ -118,6 +125,7 @@ class Method:
     values: Mapping[str, Tensor]
     first: int = 0
     fvd: float | None = None
+    taken_for: TakenFor = field(default_factory=dict)
 
     def figure(self, metric: str, *, first: int | None = None) -> metrics.Figure:
         """Mean over frames that count and over videos, with its interval over videos.
@@ -142,6 +150,14 @@ class Method:
         told |= {metric: dataclasses.asdict(self.figure(metric)) for metric in self.values}
         if self.fvd is not None:
             told["fvd"] = self.fvd
+        if self.taken_for:
+            told["taken_for"] = {
+                side: {
+                    label: {asked: dict(sorted(seen.items())) for asked, seen in sorted(by.items())}
+                    for label, by in labels.items()
+                }
+                for side, labels in self.taken_for.items()
+            }
         told["by_time"] = {
             metric: values.mean(0).tolist()
             for metric, values in self.values.items()
@@ -339,6 +355,7 @@ class _Tally:
         self._spread: dict[str, list[Tensor]] = {"pixels": [], "lpips": []}
         self._features: dict[str, list[Tensor]] = {}
         self._shown: dict[tuple[str, str], str] = {}
+        self._taken: dict[tuple[str, str], dict[str, dict[str, dict[str, Counter[str]]]]] = {}
 
     def add(self, clips: Mapping[str, Tensor], labels: Mapping[str, Mapping[str, str]]) -> None:
         """Score one video of which ``labels`` are known."""
@@ -363,6 +380,7 @@ class _Tally:
             else:
                 found = {metric: value[0] for metric, value in {**values, **found}.items()}
             self._put(row.task, name, row.first, found)
+            self._take(name, seen.get(row.made), row, labels)
             self._shown[row.task, name] = row.made
         if "samples" in clips:
             self._spread["pixels"].append(_difference(clips["samples"]))
@@ -387,6 +405,18 @@ class _Tally:
         return {
             name: self._judges.classifiers.see(clips[name].expand(-1, *shape)) for name in wanted
         }
+
+    def _take(
+        self,
+        name: str,
+        seen: Mapping[str, Mapping[str, Sequence[str]]] | None,
+        row: Row,
+        labels: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """Count what a video, or each of its samples, was taken for."""
+        for side, label, asked, names in _asked(seen, row, labels):
+            counts = self._taken.setdefault((row.task, name), {}).setdefault(side, {})
+            counts.setdefault(label, {}).setdefault(asked, Counter()).update(names)
 
     def _put(self, task: str, name: str, first: int, values: Mapping[str, Tensor]) -> None:
         self._first[task, name] = first
@@ -432,6 +462,7 @@ class _Tally:
                 {metric: torch.stack(rows) for metric, rows in values.items()},
                 self._first[key],
                 self._fvd(key),
+                self._taken.get(key, {}),
             )
             for key, values in self._values.items()
         ]
@@ -448,20 +479,28 @@ def _right(
     labels: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Tensor]:
     """Whether what is seen in N videos is what should be, float64 ``(N,)``, by metric."""
+    right: dict[str, dict[str, Tensor]] = {}
+    for side, label, asked, names in _asked(seen, row, labels):
+        right.setdefault(side, {})[f"{side}_{label}"] = torch.tensor([n == asked for n in names])
     found = {}
-    for side, clip in (("content", row.content), ("motion", row.motion)):
-        if not seen or not clip:
-            continue
-        right = {
-            f"{side}_{label}": torch.tensor([name == labels[clip][label] for name in names])
-            for label, names in seen[side].items()
-            if label in labels[clip]
-        }
-        if right:
-            found[side] = torch.stack(list(right.values())).all(0).double()
-        if len(right) > 1:
-            found |= {metric: value.double() for metric, value in right.items()}
+    for side, by_label in right.items():
+        found[side] = torch.stack(list(by_label.values())).all(0).double()
+        if len(by_label) > 1:
+            found |= {metric: value.double() for metric, value in by_label.items()}
     return found
+
+
+def _asked(
+    seen: Mapping[str, Mapping[str, Sequence[str]]] | None,
+    row: Row,
+    labels: Mapping[str, Mapping[str, str]],
+) -> Iterator[tuple[str, str, str, Sequence[str]]]:
+    """Side, label, what should be seen and what is, for each label that says what should be."""
+    for side, clip in (("content", row.content), ("motion", row.motion)):
+        if seen and clip:
+            for label, names in seen[side].items():
+                if label in labels[clip]:
+                    yield side, label, labels[clip][label], names
 
 
 def _of_samples(
