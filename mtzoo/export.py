@@ -121,11 +121,13 @@ def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> 
         command = (
             f"mtzoo evaluate --model {name} {_data(found['data'], recipe)}--protocol "
             f"{found['protocol']['name']} --videos {found['videos']} --samples "
-            f"{found['samples']} --seed {found['seed']} --output results"
+            f"{found['samples']} --seed {found['seed']} "
+            + ("--classifiers classifiers " if found.get("classes") else "")
+            + "--output results"
         )
+        known = [metric for metric in _COLUMNS if any(metric in row for row in found["methods"])]
         rows = [
-            f"| {row['task']} | {row['method']} | {_interval(row['psnr'], 2)} | "
-            f"{_interval(row['ssim'], 3)} |"
+            [row["task"], row["method"], *(_cell(row.get(metric), metric) for metric in known)]
             for row in found["methods"]
         ]
     except OSError as error:
@@ -136,13 +138,13 @@ def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> 
         ) from error
     if whose is None:
         raise MtzooError(f"{path} was measured with other weights; evaluate this model again")
-    head = ["| task | method | PSNR in dB | SSIM |", "|---|---|---|---|"]
+    head = ["task", "method", *(_COLUMNS[metric][0] for metric in known)]
+    table = [head, ["---"] * len(head), *rows]
     lines = (
         f"Measured {whose} on {found['videos']} held-out videos; mean and 95 % interval over "
         "videos:",
         "",
-        *head,
-        *rows,
+        *(f"| {' | '.join(row)} |" for row in table),
         "",
         "```",
         command,
@@ -160,8 +162,21 @@ def _data(section: dict[str, Any], recipe: Recipe) -> str:
     return data + (f"--frames {section['frames']} " if section["frames"] != own["frames"] else "")
 
 
-def _interval(figure: dict[str, float], digits: int) -> str:
-    mean, low, high = (f"{figure[key]:.{digits}f}" for key in ("mean", "low", "high"))
+# By metric of an evaluation: its heading on the card, digits, factor.
+_COLUMNS = {
+    "psnr": ("PSNR in dB", 2, 1),
+    "ssim": ("SSIM", 3, 1),
+    "content": ("content right, %", 1, 100),
+    "motion": ("motion right, %", 1, 100),
+}
+
+
+def _cell(figure: dict[str, float] | None, metric: str) -> str:
+    """A figure and its interval; a dash where there is none."""
+    if figure is None:
+        return "–"
+    _, digits, factor = _COLUMNS[metric]
+    mean, low, high = (f"{factor * figure[key]:.{digits}f}" for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
 
