@@ -364,3 +364,14 @@ def test_half_of_the_clips_are_mirrored_each_as_a_whole() -> None:
     right = shown[..., 16:].mean((2, 3, 4)) > shown[..., :16].mean((2, 3, 4))
     assert (right == right[:, :1]).all()
     assert 16 < int(right[:, 0].sum()) < 48
+
+
+def test_classifiers_of_a_world_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", "--baselines", "--data", "shapes", "--samples", "0", "--videos", "1"]
+    words += ["--frames", "4", "--classifiers", str(tmp_path / "judges")]
+    monkeypatch.setattr(classifiers, "STEPS", FEW)
+    assert main([*words, "--output", str(tmp_path / "one")]) == 0
+    monkeypatch.setattr(classifiers, "train", None)
+    assert main([*words, "--output", str(tmp_path / "two")]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +206,7 @@ def _classifiers(
     # Where a store lies does not matter, nor how many pairs a world is said to have.
     told = resolve_data(data).items()
     trained_on = {key: value for key, value in told if key not in ("root", "size")}
+    trained_on = json.loads(json.dumps(trained_on))  # as it is kept: lists, no tuples
     folder: Path = args.classifiers
     stills = build_dataset(
         {**data, "frames": classifiers.STILL_FRAMES}, split="train", seed=_LEARNERS_SEED
