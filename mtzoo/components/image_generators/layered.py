@@ -198,9 +198,13 @@ class LayeredImageGenerator(ImageGenerator):
             layer is then shifted, scaled and turned, no more; ``turning``, a buffer, says whether
             it is turned yet (see ``pose_start`` of the objective). 0 reads whole affine maps off
             the codes, which learn to turn only what they have seen turned.
+        relative_sizes: Whether motion codes say how large a layer is beside its geometric mean over
+            the frames, and the picture's code how large it is there beside the same. Else what is
+            read off a large thing makes the thing of another picture as large. Needs ``turns``;
+            frames of a video then have to be painted together.
 
     Raises:
-        MtzooError: A size that cannot work.
+        MtzooError: A size that cannot work, or ``relative_sizes`` without ``turns``.
     """
 
     turning: Tensor
