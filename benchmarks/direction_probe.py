@@ -75,7 +75,7 @@ def main() -> None:
         picture = as_video(frames[:, None])[:, 0]
         with torch.no_grad():
             _, layers = painter.take_apart(model.content_encoder(picture), picture)
-        return direction(picture, layers[:, :, -1], disturbed=disturbed)[:, 0]
+        return direction(picture, layers[:, :, -1], disturbed=0.3 if disturbed else 0.0)[:, 0]
 
     training, _ = pictures("train", 64 * BATCH, args.seed)
     training = training.flatten(0, 2)

@@ -499,7 +499,7 @@ def test_codes_of_two_sizes_are_refused():
         DualMTGAN(Pixel(), Corner(), generator, Flat())
 
 
-def turning(turns=8):
+def turning(turns=8, layers=1):
     torch.manual_seed(0)
     model = DualMTGAN(
         create("content_encoders", "dcgan", resolution=32, channels=3, width=4, content_dim=4),
@@ -514,6 +514,7 @@ def turning(turns=8):
             frame_motion_dim=4,
             width=4,
             turns=turns,
+            layers=layers,
         ),
         content_frames="one",
     )
@@ -567,6 +568,95 @@ def test_poses_are_looked_at_in_as_many_frames_as_asked_for():
         assert seen[-1] == frames * len(batch.video)
     with pytest.raises(MtzooError, match="pose_frames is 0; it must be 1 or more"):
         DualMTGANObjective(pose_frames=0)
+
+
+def test_aligned_layers_learn_from_frames_and_codes_from_where_they_were_found():
+    model, batch, draws = turning()
+    model.eval()
+    options = {"pose_weight": 1.0, "align_weight": 3.0, **WITHOUT_OTHERS}
+    aligned = DualMTGANObjective(align_steps=2, align_start=7, lambda_kl=0.0, **options)
+    generator = model.image_generator
+    # Not before layers are turned, whatever align_start says.
+    early = DualMTGANObjective(align_steps=2, pose_start=300, **options)
+    assert "aligned" not in run(early, model, batch, draws, step=400)[1]["generator"][1]
+    assert "aligned" in run(early, model, batch, draws, step=500)[1]["generator"][1]
+    run(aligned, model, batch, draws, step=6)
+    assert not generator.held
+
+    aligned = DualMTGANObjective(align_steps=2, pose_lead=0, content_weight=0.0, **options)
+    shared, losses = run(aligned, model, batch, draws, step=9)
+    assert generator.held
+    loss, terms = losses["generator"]
+    posed = terms["poses"] + terms["turns"] + 0.3 * terms["upright"]
+    expected = 10 * (terms["reconstruction"] + terms["aligned"]) + 0.01 * terms["kl"] + 3 * posed
+    torch.testing.assert_close(loss.detach(), expected)
+    # No worse than by the codes: where they are best is looked for from there.
+    assert terms["aligned"] < terms["reconstruction"]
+
+    # What codes paint teaches the poses, and nothing that is moved.
+    rebuilt = (shared.reconstruction - batch.video).square().mean()
+    model.zero_grad()
+    rebuilt.backward(retain_graph=True)
+    assert generator.head.weight.grad is None
+    assert generator.there.output.weight.grad.abs().sum() > 0
+    model.zero_grad()
+    loss.backward()
+    for part in ("encoder", "head", "direction", "here", "there"):
+        found = [p.grad for p in generator.get_submodule(part).parameters()]
+        assert any(g is not None and g.abs().sum() > 0 for g in found), part
+
+    plain = DualMTGANObjective(pose_weight=1.0, **WITHOUT_OTHERS)
+    run(plain, model, batch, draws, step=9)
+    assert not generator.held
+    with pytest.raises(MtzooError, match=r"align_steps needs poses .* set pose_weight above 0"):
+        DualMTGANObjective(align_steps=2)
+    with pytest.raises(MtzooError, match="align_steps is -1; it must be 0 or more"):
+        DualMTGANObjective(align_steps=-1, pose_weight=1.0)
+
+
+def test_several_layers_are_aligned():
+    model, batch, draws = turning(layers=2)
+    aligned = DualMTGANObjective(pose_weight=1.0, align_steps=2, pose_lead=0, **WITHOUT_OTHERS)
+    loss, terms = run(aligned, model, batch, draws, step=9)[1]["generator"]
+    assert loss.isfinite()
+    assert terms["aligned"] < terms["reconstruction"]
+
+
+def test_directions_of_frames_are_held_to_how_the_picture_was_found_to_be_turned(monkeypatch):
+    def turned(degrees):
+        turn = torch.tensor(math.radians(degrees))
+        found = torch.eye(3)
+        found[0, 0] = found[1, 1] = turn.cos()
+        found[1, 0], found[0, 1] = turn.sin(), -turn.sin()
+        return found
+
+    model, batch, draws = turning()
+    aligned = DualMTGANObjective(pose_weight=1.0, align_steps=1, pose_lead=0, **WITHOUT_OTHERS)
+    # A thing that is turned by 20 degrees in the picture, and in frames by 30 more, at half size:
+    # where a frame looks in the picture is turned back by 30, and twice as far apart.
+    back = torch.diag(torch.tensor([2.0, 2.0, 1.0])) @ turned(-30)
+    monkeypatch.setattr(
+        "mtzoo.objectives.dual_mtgan.align_layers",
+        lambda background, layers, moves, frames, steps: (back.expand_as(moves), None),
+    )
+    for read, apart in ((50, 0.0), (-10, 1.0)):
+
+        def directions(picture, opacity, disturbed, read=read):
+            lies = turned(20) if len(picture) == len(batch.video) else turned(read)
+            return lies.expand(len(picture), 1, 3, 3)
+
+        monkeypatch.setattr(model.image_generator, "directions", directions)
+        terms = run(aligned, model, batch, draws, step=9)[1]["generator"][1]
+        expected = apart * (2 - 2 * math.cos(math.radians(60)))
+        assert terms["turns"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_pose_consistency_takes_shifts_as_a_share_of_what_is_shifted():
+    still = torch.eye(3).repeat(2, 1, 1)
+    shifted = still.clone()
+    shifted[:, 0, 2] = torch.tensor([0.1, 0.3])
+    found = paper.pose_consistency(still, shifted, torch.tensor([0.2, 0.3]))
+    torch.testing.assert_close(found, torch.tensor((0.5**2 + 1.0) / 2))
 
 
 def test_pose_consistency_knows_shift_turn_and_size_apart():

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtzoo.components.image_generators.layered import LayeredImageGenerator
+from mtzoo.components.image_generators.layered import LayeredImageGenerator, extent, inverse
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Draws, Gaussian, Objective, Phase
 from mtzoo.models.dual_mtgan import DualMTGAN, Generated
 from mtzoo.nn.adversarial import AdversarialForm, fake_loss, generator_loss, real_loss
+from mtzoo.nn.align import align_layers
+from mtzoo.nn.warp import warp_affine
 from mtzoo.registries import objectives
 from mtzoo.registry import Card
 
@@ -106,24 +108,25 @@ def motion_consistency(again: Tensor, code: Tensor) -> Tensor:
     return (again - code).abs().mean()
 
 
-def pose_consistency(here: Tensor, there: Tensor) -> Tensor:
+def pose_consistency(here: Tensor, there: Tensor, reach: Tensor | None = None) -> Tensor:
     """How far two poses are apart: squares of shift, of turn and of the ratio of sizes.
 
     Args:
         here: How layers lie in frames by the frames themselves, ``(..., 3, 3)``: similarities.
         there: The same by their motion codes.
+        reach: How far the things reach, in half sides of the frame, ``(...)``; ``None`` is 1.
 
     Returns:
-        Scalar: squared distance of centres in half sides of the frame, of directions as unit
-        vectors, and of the logarithms of the sizes, meaned over all and added. Sizes would else
-        shrink on both sides, which only their ratio hinders.
+        Scalar: squared distance of centres as a share of ``reach``, of directions as unit vectors,
+        and of the logarithms of the sizes, meaned over all and added. Sizes would else shrink on
+        both sides, which only their ratio hinders.
     """
     (centre, direction, size), (other_centre, other_direction, other_size) = (
         (p[..., :2, 2], F.normalize(p[..., :2, 0], dim=-1), p[..., :2, 0].norm(dim=-1).log())
         for p in (here, there)
     )
     return (
-        (centre - other_centre).square().sum(-1)
+        (centre - other_centre).square().sum(-1) / (1 if reach is None else reach.square())
         + (direction - other_direction).square().sum(-1)
         + (size - other_size).square()
     ).mean()
@@ -173,6 +176,7 @@ _CODE, _PRIOR, _CONTENT_FRAME, _CHOICE, _FRAME_V, _FRAME_X, _FRAME_Y, _FRAME_VY,
 _PAINTED = 2 * _OTHER  # above are one and two times the others
 _POSES = 3 * _OTHER  # and above by its multiples
 
+_NEAR = 0.1  # how far off directions look once layers have outlines, as a share of their reach
 _UPRIGHT = 0.3  # the weight of `uprightness` beside `pose_consistency`
 
 _NO_TRANSFER = (
@@ -244,6 +248,16 @@ class DualMTGANObjective(Objective):
             hard to learn.
         pose_frames: Frames of a clip that the pose terms look at on a step, drawn at random. Each
             costs a forward pass of what takes pictures apart.
+        align_steps: By how many steps of Gauss-Newton the layers of a picture are brought to lie in
+            the painted frames as these show it, before they are compared with them
+            (`mtzoo.nn.align`). Layers learn from that alone, and codes from what was found: as
+            long as codes are a little wrong, layers that are moved by them are best with soft
+            outlines. Takes the place of the pose terms above; needs ``pose_weight``. 0 is off.
+        align_start: First step of that, not before layers are turned. Found is the nearest fit, so
+            codes have to be about right.
+        align_weight: Weight of what it teaches codes and directions: `pose_consistency` with what
+            was found, as a share of how far the layers reach; that directions read off the picture
+            and off frames differ by what lies between them; and `uprightness`.
     """
 
     def __init__(
@@ -272,6 +286,9 @@ class DualMTGANObjective(Objective):
         pose_start: int = 0,
         pose_lead: int = 200,
         pose_frames: int = 2,
+        align_steps: int = 0,
+        align_start: int = 0,
+        align_weight: float = 1.0,
     ) -> None:
         weights = {
             "lambda_1": lambda_1,
@@ -289,10 +306,18 @@ class DualMTGANObjective(Objective):
             "pose_weight": pose_weight,
             "pose_start": pose_start,
             "pose_lead": pose_lead,
+            "align_steps": align_steps,
+            "align_start": align_start,
+            "align_weight": align_weight,
         }
         for name, value in weights.items():
             if not value >= 0:  # also refuses NaN
                 raise MtzooError(f"objective dual_mtgan: {name} is {value}; it must be 0 or more")
+        if align_steps and not pose_weight:
+            raise MtzooError(
+                "objective dual_mtgan: align_steps needs poses that are read off pictures; set "
+                "pose_weight above 0"
+            )
         for name, number in {"paint_every": paint_every, "pose_frames": pose_frames}.items():
             if number < 1:
                 raise MtzooError(f"objective dual_mtgan: {name} is {number}; it must be 1 or more")
@@ -316,6 +341,9 @@ class DualMTGANObjective(Objective):
         self.pose_start = pose_start
         self.turn_start = pose_start + pose_lead
         self.pose_frames = pose_frames
+        self.align_steps = align_steps
+        self.align_weight = align_weight
+        self.align_start = max(align_start, self.turn_start)
 
     def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
         """Refuse y of another identity, or terms that ask for one, where y is to be of V's.
@@ -355,6 +383,7 @@ class DualMTGANObjective(Objective):
         """Codes once, and those generated videos that this step's terms look at, in one pass."""
         if turner := _turner(model):
             turner.turn_(step >= self.turn_start)
+            turner.held = self._aligning(step)
         count, frames = batch.video.shape[:2]
         judging = self._judging(model, step)
         drawn = judging and (self.target_videos == "both" or self._choice(draws) == 1)
@@ -404,6 +433,10 @@ class DualMTGANObjective(Objective):
     def _matching(self, step: int) -> bool:
         """Whether L_M is computed on ``step``."""
         return self.motion_weight > 0 and self.total.lambda_1 > 0 and step >= self.motion_start
+
+    def _aligning(self, step: int) -> bool:
+        """Whether layers learn from frames that they are aligned with, on ``step``."""
+        return self.align_steps > 0 and self.pose_weight > 0 and step >= self.align_start
 
     def _choice(self, draws: Draws) -> int:
         """With target_videos='random': 0 shows V~_{y,d}, 1 shows V~_{y,s}, alike on all ranks."""
@@ -489,12 +522,18 @@ class DualMTGANObjective(Objective):
             terms["motion"] = motion
 
         poses = zero
-        if self.pose_weight and step >= self.pose_start:
+        if self._aligning(step):
+            terms |= self._aligned(model, batch, shared, draws)
+            reconstruction = reconstruction + terms["aligned"]
+            poses = _UPRIGHT * terms["upright"] + terms["poses"] + terms["turns"]
+            poses = self.align_weight * poses
+        elif self.pose_weight and step >= self.pose_start:
             consistency, terms["upright"] = self._poses(model, batch, shared, draws)
             poses = _UPRIGHT * terms["upright"]
             if step >= self.turn_start:
                 terms["poses"] = consistency
                 poses = poses + consistency
+            poses = self.pose_weight * poses
 
         if self._judging(model, step):
             ramp = _grown(step - self.adversarial_start, self.adversarial_ramp)
@@ -530,7 +569,7 @@ class DualMTGANObjective(Objective):
             image,
             video,
         )
-        loss = loss + self.pose_weight * poses
+        loss = loss + poses
         return loss, {name: term.detach() for name, term in terms.items()}
 
     def _poses(
@@ -553,7 +592,60 @@ class DualMTGANObjective(Objective):
             here = generator.poses(content, layers, pictures).unflatten(0, (count, -1))
         there = generator.frame_poses(shared.motion)[rows, at]
         # The picture teaches: held to E_M, it would call upright what E_M cannot tell turned.
-        return pose_consistency(here, there), uprightness(generator.directions(pictures, layers))
+        turned = generator.directions(pictures, layers[:, :, -1])
+        return pose_consistency(here, there), uprightness(turned)
+
+    def _aligned(
+        self, model: DualMTGAN, batch: Batch, shared: Generated, draws: Draws
+    ) -> dict[str, Tensor]:
+        """What frames say once the picture's layers are laid where they fit them best.
+
+        Returns:
+            ``aligned``: L_rec with layers laid so, which teaches the layers. ``poses``: how far
+            codes are from saying the same. ``turns``: how far directions read off the picture and
+            off frames are from differing by what lies between them. ``upright``: `uprightness`.
+        """
+        generator = _turner(model)
+        assert generator is not None
+        assert shared.motion is not None
+        count, frames = batch.video.shape[:2]
+        picture = batch.target
+        if model.content_frames != "other":
+            at = draws.integers(count, max(frames - 1, 1), _CONTENT_FRAME)
+            picture = batch.video[torch.arange(count, device=at.device), at]
+        content = shared.content[:, 0]
+        video = batch.video[:, shared.painted]
+        background, layers = generator.take_apart(content, picture)
+        here = generator.poses(content, layers, picture)[:, None]
+        there = generator.frame_poses(shared.motion)[:, shared.painted]
+        opacity = layers[:, :, -1]
+        with torch.no_grad(), torch.autocast(video.device.type, enabled=False):
+            half = [
+                F.avg_pool2d(maps.float().flatten(0, -4), 2).unflatten(0, maps.shape[:-3])
+                for maps in (background, layers, video)
+            ]
+            moves, _ = align_layers(
+                half[0], half[1], here @ inverse(there), half[2], steps=self.align_steps
+            )
+            back = inverse(moves)
+            reach = extent(opacity.flatten(0, 1))[1].unflatten(0, (count, 1, -1))
+            moved = [
+                warp_affine(layers[:, i, -1:], moves[:, :, i, :2], border=False)
+                for i in range(generator.layers)
+            ]
+        shown = generator.compose(background, layers, moves)
+        of_picture = generator.directions(picture, opacity, disturbed=_NEAR)[:, None]
+        of_frames = generator.directions(video.flatten(0, 1), torch.cat(moved, 1), disturbed=_NEAR)
+        of_frames = of_frames.unflatten(0, (count, -1))
+        with torch.autocast(video.device.type, enabled=False):
+            found, turned = back @ here, back @ of_picture
+        apart = F.normalize(turned[..., :2, 0], dim=-1) - of_frames[..., :2, 0]
+        return {
+            "aligned": reconstruction_loss(shown, video, self.reconstruction),
+            "poses": pose_consistency(found, there, reach),
+            "turns": apart.square().sum(-1).mean(),
+            "upright": uprightness(torch.cat((of_picture, of_frames), 1)),
+        }
 
     def _motion(self, model: DualMTGAN, shared: Generated) -> Tensor:
         """L_M, both terms of Eq. 7, with E_M run once on both generated videos."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
+from mtzoo.nn.align import lay
 from mtzoo.nn.blocks2d import (
     CodeToMap,
     as_video_frames,
@@ -93,32 +94,28 @@ class _Direction(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-    def forward(self, picture: Tensor, opacity: Tensor, *, disturbed: bool = False) -> Tensor:
+    def forward(self, picture: Tensor, opacity: Tensor, *, disturbed: float = 0.0) -> Tensor:
         """Rotations ``(N, layers, 3, 3)`` from upright to how things lie in pictures.
 
         Args:
             picture: ``(N, C, H, W)``. Colours of layers would not do: networks that paint them
                 leave traces that lie as the pixels do, and tell which way up they were painted.
             opacity: Where the things are, ``(N, layers, H, W)`` in [0, 1].
-            disturbed: Whether to look from other sides and a little off, by chance, to learn.
+            disturbed: To learn, how far off to look at most, by chance, as a share of how far the
+                thing reaches; and then from any sides.
         """
-        count, layers, height, width = opacity.shape
-        opacity = opacity.flatten(0, 1) + 1e-4
-        mass = opacity.sum((1, 2))
-        x = (torch.arange(width, device=picture.device) * 2 + 1) / width - 1
-        y = (torch.arange(height, device=picture.device) * 2 + 1) / height - 1
-        columns, rows = opacity.sum(1) / mass[:, None], opacity.sum(2) / mass[:, None]
-        centre = torch.stack(((columns * x).sum(1), (rows * y).sum(1)), 1)
-        spread = (columns * x**2).sum(1) + (rows * y**2).sum(1) - centre.square().sum(1)
-        reach = 1.6 * spread.clamp(min=1e-3).sqrt()
+        count, layers = opacity.shape[:2]
+        centre, spread = extent(opacity.flatten(0, 1))
+        reach = 1.6 * spread
 
-        turns = torch.arange(self.turns, device=picture.device).expand(len(mass), -1)
+        turns = torch.arange(self.turns, device=picture.device).expand(len(reach), -1)
         if disturbed:
             # So that turns along the pixels are nothing special, nor where opacity errs to.
-            turn, aside = torch.rand(len(mass), 4).to(picture).split((1, 3), 1)
+            turn, aside = torch.rand(len(reach), 4).to(picture).split((1, 3), 1)
             turns = turns + turn
-            centre = centre + reach[:, None] * (0.6 * aside[:, :2] - 0.3)
-            reach = reach * (0.8 + 0.4 * aside[:, 2])
+            aside = disturbed * (2 * aside - 1)
+            centre = centre + reach[:, None] * aside[:, :2]
+            reach = reach * (1 + aside[:, 2] * 2 / 3)
         angles = turns * (2 * torch.pi / self.turns)
         cosine, sine = angles.cos(), angles.sin()
         maps = _rotations(cosine, sine)[..., :2, :] * reach[:, None, None, None]
@@ -136,6 +133,27 @@ class _Direction(nn.Module):
         return _rotations(*F.normalize(found, dim=1).unbind(1)).unflatten(0, (count, layers))
 
 
+def extent(opacity: Tensor) -> tuple[Tensor, Tensor]:
+    """Where things are and how far they reach, in half sides of the picture.
+
+    Args:
+        opacity: ``(N, H, W)`` in [0, 1].
+
+    Returns:
+        Centres of mass, x to the right and y down from the middle, ``(N, 2)``; and the root mean
+        square distances from them, ``(N,)``, at least 0.03.
+    """
+    height, width = opacity.shape[1:]
+    opacity = opacity + 1e-4  # something, where nothing is
+    mass = opacity.sum((1, 2))
+    x = (torch.arange(width, device=opacity.device) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=opacity.device) * 2 + 1) / height - 1
+    columns, rows = opacity.sum(1) / mass[:, None], opacity.sum(2) / mass[:, None]
+    centre = torch.stack(((columns * x).sum(1), (rows * y).sum(1)), 1)
+    spread = (columns * x**2).sum(1) + (rows * y**2).sum(1) - centre.square().sum(1)
+    return centre, spread.clamp(min=1e-3).sqrt()
+
+
 def _similarities(x: Tensor, y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """``(...)`` each, cosine and sine times the size, to ``(..., 3, 3)``."""
     zero, one = torch.zeros_like(x), torch.ones_like(x)
@@ -149,7 +167,7 @@ def _rotations(cosine: Tensor, sine: Tensor) -> Tensor:
     return _similarities(zero, zero, cosine, sine)
 
 
-def _inverse(maps: Tensor) -> Tensor:
+def inverse(maps: Tensor) -> Tensor:
     """The inverse of similarities ``(..., 3, 3)``, without asking whether there is one."""
     a, b = maps[..., 0, 0], maps[..., 1, 0]
     square = a**2 + b**2
@@ -203,6 +221,10 @@ class LayeredImageGenerator(ImageGenerator):
             read off a large thing makes the thing of another picture as large. Needs ``turns``;
             frames of a video then have to be painted together.
 
+    Attributes:
+        held: Whether painted frames teach poses alone, and not what is moved by them; where that
+            learns from frames that it was aligned with (see ``align_steps`` of the objective).
+
     Raises:
         MtzooError: A size that cannot work, or ``relative_sizes`` without ``turns``.
     """
@@ -246,6 +268,7 @@ class LayeredImageGenerator(ImageGenerator):
         self.channels = channels
         self.layers = layers
         self.relative_sizes = relative_sizes
+        self.held = False
         bias = needs_bias(norm)
         widths = stage_widths(resolution, width)
         # The picture's maps at half the resolution, a quarter, ..., 4x4.
@@ -305,14 +328,18 @@ class LayeredImageGenerator(ImageGenerator):
         batch, frames = motion.shape[:2]
         there = self._read(motion)
         if self.direction is not None:
-            there = _inverse(there)
+            there = inverse(there)
         if content.dim() == 3:
             content = content.flatten(0, 1)
             there = there.flatten(0, 1).unsqueeze(1)
             if picture is not None:
                 picture = picture.repeat_interleave(frames, 0)
         background, layers = self.take_apart(content, picture)
-        moves = self.poses(content, layers, picture).unsqueeze(1) @ there
+        here = self.poses(content, layers, picture).unsqueeze(1)
+        with torch.autocast(here.device.type, enabled=False):  # a pixel is less than bf16 tells
+            moves = here @ there
+        if self.held:
+            background, layers = background.detach(), layers.detach()
         shown = self.compose(background, layers, moves)
         return as_video_frames(shown.flatten(0, 1).to(content.dtype), batch)
 
@@ -333,14 +360,17 @@ class LayeredImageGenerator(ImageGenerator):
             return here
         with torch.no_grad():  # it learns from `directions` alone
             turns = self.direction(picture.float(), layers[:, :, -1].float())
-        return here @ torch.where(self.turning, turns, torch.eye(3, device=turns.device))
+        turns = torch.where(self.turning, turns, torch.eye(3, device=turns.device))
+        with torch.autocast(here.device.type, enabled=False):
+            return here @ turns
 
-    def directions(self, picture: Tensor, layers: Tensor) -> Tensor:
+    def directions(self, picture: Tensor, opacity: Tensor, *, disturbed: float = 0.3) -> Tensor:
         """How layers are turned in pictures, looked at a little off, by chance; to learn from.
 
         Args:
             picture: ``(N, C, H, W)``.
-            layers: ``(N, layers, C + 1, H, W)``, of `take_apart`.
+            opacity: Where the layers lie, ``(N, layers, H, W)`` in [0, 1].
+            disturbed: How far off at most, as a share of how far the layer reaches; above 0.
 
         Returns:
             Rotations ``(N, layers, 3, 3)``.
@@ -350,8 +380,7 @@ class LayeredImageGenerator(ImageGenerator):
         """
         if self.direction is None:
             raise MtzooError(f"{WHO}: it knows no directions; build it with turns")
-        opacity = layers[:, :, -1].detach().float()
-        return self.direction(picture.float(), opacity, disturbed=True)
+        return self.direction(picture.float(), opacity.detach().float(), disturbed=disturbed)
 
     def frame_poses(self, motion: Tensor) -> Tensor:
         """The layers' poses in frames, from the frames' motion codes.
@@ -389,13 +418,13 @@ class LayeredImageGenerator(ImageGenerator):
         Returns:
             ``(N, T, C, H, W)`` in [-1, 1].
         """
-        shown = background.unsqueeze(1)
-        for index in range(self.layers):
-            moved = warp_affine(layers[:, index], moves[:, :, index, :2], border=False)
-            moved = moved.unflatten(0, moves.shape[:2])
-            colours, opacity = moved.split((self.channels, 1), 2)
-            shown = shown * (1 - opacity) + colours
-        return shown
+        seen = [
+            warp_affine(layers[:, i], moves[:, :, i, :2], border=False).unflatten(
+                0, moves.shape[:2]
+            )
+            for i in range(self.layers)
+        ]
+        return lay(background.unsqueeze(1), seen)[0]
 
     def take_apart(self, content: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor]:
         """The layers of pictures.

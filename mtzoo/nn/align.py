@@ -1,0 +1,161 @@
+"""Finding where layers of a picture lie in given frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtzoo.nn.warp import warp_affine
+
+_LEAST = 1e-6  # keeps a layer that nothing shows of from dividing by nothing
+
+
+def lay(background: Tensor, seen: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Layers over a background.
+
+    Args:
+        background: ``(N, T or 1, C, H, W)``.
+        seen: From the lowest up, ``(N, T, C + 1, H, W)`` each: colours times opacity, and opacity.
+
+    Returns:
+        The frames ``(N, T, C, H, W)``, and what lies below each layer.
+    """
+    below = []
+    shown = background
+    for layer in seen:
+        below.append(shown)
+        colours, opacity = layer[:, :, :-1], layer[:, :, -1:]
+        shown = shown * (1 - opacity) + colours
+    return shown, below
+
+
+def slopes(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """How maps ``(..., H, W)`` change to the right and downwards, for a half side of the map each.
+
+    Central differences; beyond the border, the border.
+    """
+    height, width = maps.shape[-2:]
+    padded = F.pad(maps.flatten(0, -3), (1, 1, 1, 1), mode="replicate").unflatten(
+        0, maps.shape[:-2]
+    )
+    right = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) * (width / 4)
+    down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) * (height / 4)
+    return right, down
+
+
+@torch.no_grad()
+def align_layers(
+    background: Tensor,
+    layers: Tensor,
+    moves: Tensor,
+    frames: Tensor,
+    *,
+    steps: int = 4,
+    whole: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Improve where layers are taken to lie in frames, until the frames look as given.
+
+    Gauss-Newton on the squared error, damped (Levenberg, Marquardt), each frame by itself: Lucas,
+    Kanade, "An Iterative Image Registration Technique", IJCAI 1981, with several layers at once.
+    It finds the nearest fit, so ``moves`` have to be about right; a step that makes a frame worse
+    is taken back.
+
+    Args:
+        background: ``(N, C, H, W)``.
+        layers: From the lowest up, ``(N, L, C + 1, H, W)``: colours times opacity, and opacity in
+            [0, 1].
+        moves: ``(N, T, L, 3, 3)``, from places of a frame to where they look in a layer, in half
+            sides from the middle.
+        frames: What is to be seen, ``(N, T, C, H, W)``.
+        steps: How many times to improve; each costs about a painting of the frames and of their
+            derivatives.
+        whole: Whether moves may become any affine maps; else they change by shift, turn and size.
+
+    Returns:
+        Moves of the same shape, and the mean squared error of each frame with them, ``(N, T)``.
+    """
+    with torch.autocast(frames.device.type, enabled=False):
+        return _align(background, layers, moves, frames, steps, whole)
+
+
+def _align(
+    background: Tensor, layers: Tensor, moves: Tensor, frames: Tensor, steps: int, whole: bool
+) -> tuple[Tensor, Tensor]:
+    channels, height, width = background.shape[1:]
+    count = layers.shape[1]
+    each = torch.cat((layers, *slopes(layers)), 2).float()
+    background, frames = background.float()[:, None], frames.float()
+    x = (torch.arange(width, device=frames.device) * 2 + 1) / width - 1
+    y = ((torch.arange(height, device=frames.device) * 2 + 1) / height - 1)[:, None]
+    place = torch.stack((x.expand(height, width), y.expand(height, width), torch.ones_like(x + y)))
+    mass = layers[:, :, -1].float() + _LEAST
+    middle = torch.stack(((mass * x).sum((2, 3)), (mass * y).sum((2, 3))), 2)
+    middle = (middle / mass.sum((2, 3))[..., None])[:, None]  # (N, 1, L, 2)
+
+    tried = best = moves.float()
+    least = torch.full(frames.shape[:2], torch.inf, device=frames.device)
+    damping = torch.full_like(least, 1e-2)
+    square = pull = torch.zeros(())
+    for step in range(steps + 1):
+        seen = [
+            warp_affine(each[:, i], tried[:, :, i, :2], border=False).unflatten(0, frames.shape[:2])
+            for i in range(count)
+        ]
+        shown, below = lay(background, [layer[:, :, : channels + 1] for layer in seen])
+        missing = frames - shown
+        error = missing.square().mean((2, 3, 4))
+        better = error < least
+        least = torch.where(better, error, least)
+        best = torch.where(better[..., None, None, None], tried, best)
+        damping = torch.where(better, damping / 2, damping * 8)
+        if step == steps:
+            break
+        derivatives = _derivatives(seen, below, tried, place, middle, whole)
+        made = torch.einsum("ntkp,ntlp->ntkl", derivatives, derivatives)
+        asked = torch.einsum("ntkp,ntp->ntk", derivatives, missing.flatten(2))
+        if step:
+            made = torch.where(better[..., None, None], made, square)
+            asked = torch.where(better[..., None], asked, pull)
+        square, pull = made, asked
+        size = torch.diagonal(square, dim1=-2, dim2=-1)
+        firm = damping[..., None] * size + 1e-3 * size.mean(-1, keepdim=True) + _LEAST
+        change = torch.linalg.solve(square + torch.diag_embed(firm), pull).clamp(-0.3, 0.3)
+        tried = _changes(change.unflatten(-1, (count, -1)), middle) @ best
+    return best, least
+
+
+def _derivatives(
+    seen: list[Tensor],
+    below: list[Tensor],
+    moves: Tensor,
+    place: Tensor,
+    middle: Tensor,
+    whole: bool,
+) -> Tensor:
+    """Of frames by the numbers of `_changes`, ``(N, T, numbers, C * H * W)``."""
+    through = 1.0
+    found: list[Tensor] = []
+    for index in reversed(range(len(seen))):
+        layer, right, down = seen[index].chunk(3, 2)
+        x, y = ((way[:, :, :-1] - below[index] * way[:, :, -1:]) * through for way in (right, down))
+        through = through * (1 - layer[:, :, -1:])
+        at = torch.einsum("ntij,jhw->ntihw", moves[:, :, index, :2], place)
+        u, v = (at - middle[:, :, index, :, None, None]).split(1, 2)
+        ways = [x, y, x * u, x * v, y * u, y * v] if whole else [x, y, x * u + y * v, y * u - x * v]
+        found.append(torch.stack(ways, 2))
+    return torch.cat(found[::-1], 2).flatten(3)
+
+
+def _changes(numbers: Tensor, middle: Tensor) -> Tensor:
+    """Affine maps ``(N, T, L, 3, 3)``, about ``middle``, from ``(N, T, L, 4 or 6)``."""
+    shift, rest = numbers.split((2, numbers.shape[-1] - 2), -1)
+    if rest.shape[-1] == 4:
+        linear = rest.unflatten(-1, (2, 2)) + torch.eye(2, device=rest.device)
+    else:
+        size, turn = rest.unbind(-1)
+        cosine, sine = size.exp() * turn.cos(), size.exp() * turn.sin()
+        linear = torch.stack((cosine, -sine, sine, cosine), -1).unflatten(-1, (2, 2))
+    shift = shift + middle - (linear @ middle[..., None])[..., 0]
+    maps = torch.cat((linear, shift[..., None]), -1)
+    return torch.cat((maps, maps.new_tensor((0, 0, 1)).expand_as(maps[..., :1, :])), -2)
