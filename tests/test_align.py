@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from mtzoo.nn.align import align_layers, lay, slopes
-from mtzoo.nn.warp import warp_affine
+from mtzoo.nn.align import align_layers, extent, lay, moved, slopes
 
 SIDE = 48
 
@@ -32,11 +31,7 @@ def scene(*places):
 
 
 def painted(background, layers, moves):
-    seen = [
-        warp_affine(layers[:, i], moves[:, :, i, :2], border=False).unflatten(0, moves.shape[:2])
-        for i in range(layers.shape[1])
-    ]
-    return lay(background[:, None], seen)[0]
+    return lay(background[:, None], moved(layers, moves))[0]
 
 
 def pixels_off(found, true):
@@ -116,3 +111,14 @@ def test_low_precision_around_it_does_not_reach_it():
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = align_layers(background, layers, start, frames)
     torch.testing.assert_close(found, expected)
+
+
+def test_extent_is_where_things_are_and_how_far_they_reach():
+    opacity = torch.zeros(2, 40, 40)
+    opacity[0, 10:14, 20:30] = 1
+    centre, spread = extent(opacity)
+    torch.testing.assert_close(centre[0], torch.tensor([0.25, -0.4]), atol=0.01, rtol=0)
+    # Of a box, a twelfth of its squared sides.
+    expected = math.sqrt((0.5**2 + 0.2**2) / 12)
+    assert spread[0] == pytest.approx(expected, abs=0.02)
+    torch.testing.assert_close(centre[1], torch.zeros(2), atol=1e-5, rtol=0)

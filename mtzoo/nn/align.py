@@ -8,7 +8,45 @@ from torch.nn import functional as F
 
 from mtzoo.nn.warp import warp_affine
 
-_LEAST = 1e-6  # keeps a layer that nothing shows of from dividing by nothing
+_LEAST = 1e-6  # keeps what does not change a frame from dividing by nothing
+
+
+def extent(opacity: Tensor) -> tuple[Tensor, Tensor]:
+    """Where things are and how far they reach, in half sides of the picture.
+
+    Args:
+        opacity: ``(N, H, W)`` in [0, 1].
+
+    Returns:
+        Centres of mass, x to the right and y down from the middle, ``(N, 2)``; and the root mean
+        square distances from them, ``(N,)``, at least 0.03.
+    """
+    height, width = opacity.shape[1:]
+    opacity = opacity + 1e-4  # something, where nothing is
+    mass = opacity.sum((1, 2))
+    x = (torch.arange(width, device=opacity.device) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=opacity.device) * 2 + 1) / height - 1
+    columns, rows = opacity.sum(1) / mass[:, None], opacity.sum(2) / mass[:, None]
+    centre = torch.stack(((columns * x).sum(1), (rows * y).sum(1)), 1)
+    spread = (columns * x**2).sum(1) + (rows * y**2).sum(1) - centre.square().sum(1)
+    return centre, spread.clamp(min=1e-3).sqrt()
+
+
+def moved(layers: Tensor, moves: Tensor) -> list[Tensor]:
+    """Layers as frames see them; what lies outside a layer is nothing.
+
+    Args:
+        layers: ``(N, L, C, H, W)``.
+        moves: ``(N, T, L, 3, 3)``, from places of a frame to where they look in a layer, in half
+            sides from the middle.
+
+    Returns:
+        ``(N, T, C, H, W)`` of each layer.
+    """
+    return [
+        warp_affine(layers[:, i], moves[:, :, i, :2], border=False).unflatten(0, moves.shape[:2])
+        for i in range(layers.shape[1])
+    ]
 
 
 def lay(background: Tensor, seen: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -89,19 +127,15 @@ def _align(
     x = (torch.arange(width, device=frames.device) * 2 + 1) / width - 1
     y = ((torch.arange(height, device=frames.device) * 2 + 1) / height - 1)[:, None]
     place = torch.stack((x.expand(height, width), y.expand(height, width), torch.ones_like(x + y)))
-    mass = layers[:, :, -1].float() + _LEAST
-    middle = torch.stack(((mass * x).sum((2, 3)), (mass * y).sum((2, 3))), 2)
-    middle = (middle / mass.sum((2, 3))[..., None])[:, None]  # (N, 1, L, 2)
+    middle, _ = extent(layers[:, :, -1].float().flatten(0, 1))
+    middle = middle.unflatten(0, (-1, 1, count))
 
     tried = best = moves.float()
     least = torch.full(frames.shape[:2], torch.inf, device=frames.device)
     damping = torch.full_like(least, 1e-2)
     square = pull = torch.zeros(())
     for step in range(steps + 1):
-        seen = [
-            warp_affine(each[:, i], tried[:, :, i, :2], border=False).unflatten(0, frames.shape[:2])
-            for i in range(count)
-        ]
+        seen = moved(each, tried)
         shown, below = lay(background, [layer[:, :, : channels + 1] for layer in seen])
         missing = frames - shown
         error = missing.square().mean((2, 3, 4))

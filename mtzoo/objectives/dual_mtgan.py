@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtzoo.components.image_generators.layered import LayeredImageGenerator, extent, inverse
+from mtzoo.components.image_generators.layered import LayeredImageGenerator, inverse
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Draws, Gaussian, Objective, Phase
 from mtzoo.models.dual_mtgan import DualMTGAN, Generated
 from mtzoo.nn.adversarial import AdversarialForm, fake_loss, generator_loss, real_loss
-from mtzoo.nn.align import align_layers
-from mtzoo.nn.warp import warp_affine
+from mtzoo.nn.align import align_layers, extent, moved
 from mtzoo.registries import objectives
 from mtzoo.registry import Card
 
@@ -629,13 +628,10 @@ class DualMTGANObjective(Objective):
             )
             back = inverse(moves)
             reach = extent(opacity.flatten(0, 1))[1].unflatten(0, (count, 1, -1))
-            moved = [
-                warp_affine(layers[:, i, -1:], moves[:, :, i, :2], border=False)
-                for i in range(generator.layers)
-            ]
+            seen = torch.cat(moved(layers[:, :, -1:], moves), 2)
         shown = generator.compose(background, layers, moves)
         of_picture = generator.directions(picture, opacity, disturbed=_NEAR)[:, None]
-        of_frames = generator.directions(video.flatten(0, 1), torch.cat(moved, 1), disturbed=_NEAR)
+        of_frames = generator.directions(video.flatten(0, 1), seen.flatten(0, 1), disturbed=_NEAR)
         of_frames = of_frames.unflatten(0, (count, -1))
         with torch.autocast(video.device.type, enabled=False):
             found, turned = back @ here, back @ of_picture

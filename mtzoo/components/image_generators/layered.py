@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
-from mtzoo.nn.align import lay
+from mtzoo.nn.align import extent, lay, moved
 from mtzoo.nn.blocks2d import (
     CodeToMap,
     as_video_frames,
@@ -131,27 +131,6 @@ class _Direction(nn.Module):
         weights = self.score(seen).unflatten(0, (-1, self.turns)).squeeze(2).float().softmax(1)
         found = torch.stack(((weights * cosine).sum(1), (weights * sine).sum(1)), 1)
         return _rotations(*F.normalize(found, dim=1).unbind(1)).unflatten(0, (count, layers))
-
-
-def extent(opacity: Tensor) -> tuple[Tensor, Tensor]:
-    """Where things are and how far they reach, in half sides of the picture.
-
-    Args:
-        opacity: ``(N, H, W)`` in [0, 1].
-
-    Returns:
-        Centres of mass, x to the right and y down from the middle, ``(N, 2)``; and the root mean
-        square distances from them, ``(N,)``, at least 0.03.
-    """
-    height, width = opacity.shape[1:]
-    opacity = opacity + 1e-4  # something, where nothing is
-    mass = opacity.sum((1, 2))
-    x = (torch.arange(width, device=opacity.device) * 2 + 1) / width - 1
-    y = (torch.arange(height, device=opacity.device) * 2 + 1) / height - 1
-    columns, rows = opacity.sum(1) / mass[:, None], opacity.sum(2) / mass[:, None]
-    centre = torch.stack(((columns * x).sum(1), (rows * y).sum(1)), 1)
-    spread = (columns * x**2).sum(1) + (rows * y**2).sum(1) - centre.square().sum(1)
-    return centre, spread.clamp(min=1e-3).sqrt()
 
 
 def _similarities(x: Tensor, y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -418,13 +397,7 @@ class LayeredImageGenerator(ImageGenerator):
         Returns:
             ``(N, T, C, H, W)`` in [-1, 1].
         """
-        seen = [
-            warp_affine(layers[:, i], moves[:, :, i, :2], border=False).unflatten(
-                0, moves.shape[:2]
-            )
-            for i in range(self.layers)
-        ]
-        return lay(background.unsqueeze(1), seen)[0]
+        return lay(background.unsqueeze(1), moved(layers, moves))[0]
 
     def take_apart(self, content: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor]:
         """The layers of pictures.
