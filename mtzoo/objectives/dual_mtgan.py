@@ -315,7 +315,7 @@ class DualMTGANObjective(Objective):
         if align_steps and not pose_weight:
             raise MtzooError(
                 "objective dual_mtgan: align_steps needs poses that are read off pictures; set "
-                "pose_weight above 0"
+                "pose_weight above 0, or align_steps: 0"
             )
         for name, number in {"paint_every": paint_every, "pose_frames": pose_frames}.items():
             if number < 1:
