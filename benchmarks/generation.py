@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor.config
 from reference_step import RECIPE, Reference
 from report import keep, surroundings, variants_table
 from torch import Tensor, nn
@@ -59,23 +60,29 @@ def variants(model: DualMTGAN, batch: int, device: torch.device) -> dict[str, Ca
 
         return run
 
-    def frozen(ours: DualMTGAN) -> DualMTGAN:
-        # Weights as constants, which the compiler lays out once as the kernels want them.
+    def frozen(ours: DualMTGAN) -> Callable[[], Tensor]:
+        # Weights as constants, which the compiler lays out once as the kernels want them. It looks
+        # at the setting when it traces, in the first call; compile's `options` come too late.
         for part in (ours.content_encoder, ours.image_generator):
-            part.compile(options={"freezing": True})
-        return ours
+            part.compile()
+        run = make(ours)
+        with torch._inductor.config.patch(freezing=True):
+            run()
+        return run
 
     found = {
         "reference": lambda: reference.sample(plain, code, FRAMES),
         "reference, frame by frame": lambda: reference.sample(plain, code, FRAMES, together=False),
         "eager": make(model),
+        "folded, not packed": make(fold(model, pack=False)),
         "folded": make(fold(model)),
-        "folded, compiled": make(frozen(fold(model))),
+        "folded, compiled": frozen(fold(model)),
     }
     if has_bf16(device.type):
         half = torch.bfloat16
+        found["folded, bf16, not packed"] = make(fold(model, dtype=half, pack=False))
         found["folded, bf16"] = make(fold(model, dtype=half))
-        found["folded, bf16, compiled"] = make(frozen(fold(model, dtype=half)))
+        found["folded, bf16, compiled"] = frozen(fold(model, dtype=half))
     return found
 
 

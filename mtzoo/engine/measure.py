@@ -6,6 +6,7 @@ turn with what they are compared with, and reported as ratios.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 import weakref
@@ -18,6 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from mtzoo.nn.pack import can_pack
 
 
 @dataclass
@@ -63,17 +66,19 @@ class Tally(TorchDispatchMode):
                 return parts
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         for tensor in inputs:  # what was there before costs nothing
-            self._hold(tensor.untyped_storage(), free=True)
+            self._hold(tensor, free=True)
         result = self._call(func, args, kwargs)
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         packet = func._overloadpacket
         flops, moved = 0, 0
         if packet in flop_registry:
             flops = flop_registry[packet](*args, **kwargs, out_val=result)
+        elif packet in _packed():
+            flops = _packed()[packet](args[0], args[1], result)
         if not func.is_view:
             moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
         for tensor in outputs:
-            self._hold(tensor.untyped_storage())
+            self._hold(tensor)
         self._note(flops, moved)
         return result
 
@@ -85,7 +90,10 @@ class Tally(TorchDispatchMode):
         self.cost.flops += flops
         self.cost.moved += moved
 
-    def _hold(self, storage: torch.UntypedStorage, free: bool = False) -> None:
+    def _hold(self, tensor: Tensor, free: bool = False) -> None:
+        if tensor.is_mkldnn:  # a packed weight, without a storage that torch knows
+            return
+        storage = tensor.untyped_storage()
         key, size = storage._cdata, 0 if free else storage.nbytes()
         if key in self._known:
             return
@@ -97,6 +105,23 @@ class Tally(TorchDispatchMode):
     def _release(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._held -= size
+
+
+@functools.cache
+def _packed() -> dict[Any, Callable[[Tensor, Tensor, Tensor], int]]:
+    """FLOPs of what `mtzoo.nn.pack` calls, of input, weight and result; torch counts none."""
+    if not can_pack():
+        return {}
+    known = torch.ops.mkldnn
+    return {
+        known._convolution_pointwise: lambda _, w, out: 2 * _places(out) * w.numel(),
+        known._convolution_transpose_pointwise: lambda x, w, _: 2 * _places(x) * w.numel(),
+        known._linear_pointwise: lambda _, w, out: 2 * out.shape[:-1].numel() * w.numel(),
+    }
+
+
+def _places(maps: Tensor) -> int:
+    return maps.numel() // maps.shape[1]
 
 
 def cost(run: Callable[[], object]) -> Cost:

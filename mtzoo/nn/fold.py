@@ -1,4 +1,4 @@
-"""Networks made ready for inference: normalisations folded away, few-channel layers rearranged.
+"""Networks made ready for inference: norms folded away, layers and weights rearranged.
 
 In eval mode batch norm is one multiplication and one addition a channel with fixed numbers, which
 the weights before it can take in; spectral norm is a fixed factor. A transposed convolution to
@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mtzoo.interfaces import ImageGenerator
 from mtzoo.nn.blocks2d import CodeToMap
+from mtzoo.nn.pack import pack_
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,13 +30,15 @@ FEW_CHANNELS = 4
 """Up to so many output channels a transposed convolution is rearranged."""
 
 
-def fold(module: M, *, dtype: torch.dtype = torch.float32) -> M:
+def fold(module: M, *, dtype: torch.dtype = torch.float32, pack: bool = True) -> M:
     """Copy a module for inference: same inputs, same outputs up to rounding, fewer operations.
 
     - Spectral norms become plain weights.
     - A batch norm that follows a convolution or a linear layer within an ``nn.Sequential`` is
       folded into it. Other norms depend on their input and stay.
     - A transposed 4x4 convolution of stride 2 to few channels becomes a `SubpixelConv2d`.
+    - On an x86 processor weights are kept as its kernels read them (`mtzoo.nn.pack`), instead of
+      arranged so at each call.
     - With a lower ``dtype`` image generators, which do nearly all of the arithmetic, compute in it
       and still take and give float32.
 
@@ -43,6 +46,8 @@ def fold(module: M, *, dtype: torch.dtype = torch.float32) -> M:
         module: A component or a whole model, on any device; left as it is.
         dtype: What image generators compute in: ``torch.float32``, or ``torch.bfloat16`` for
             hardware that is faster at it (parity is then that of 8 significant bits).
+        pack: Whether weights are kept as an x86 processor's kernels read them, beside the plain
+            ones.
 
     Returns:
         A copy in eval mode whose parameters need no gradients. It cannot be trained, and its state
@@ -65,6 +70,8 @@ def fold(module: M, *, dtype: torch.dtype = torch.float32) -> M:
                 part.to(dtype)
                 part.register_forward_pre_hook(_Cast(dtype), with_kwargs=True)
                 part.register_forward_hook(lambda _, __, made: made.float())
+    if pack:
+        pack_(folded)
     return folded.requires_grad_(False)
 
 
