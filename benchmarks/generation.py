@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch._inductor.config
+from bench_kit import graphed
 from reference_step import RECIPE, Reference
 from report import keep, surroundings, variants_table
 from torch import Tensor, nn
@@ -74,15 +75,19 @@ def variants(model: DualMTGAN, batch: int, device: torch.device) -> dict[str, Ca
         "reference": lambda: reference.sample(plain, code, FRAMES),
         "reference, frame by frame": lambda: reference.sample(plain, code, FRAMES, together=False),
         "eager": make(model),
-        "folded, not packed": make(fold(model, pack=False)),
-        "folded": make(fold(model)),
-        "folded, compiled": frozen(fold(model)),
     }
-    if has_bf16(device.type):
-        half = torch.bfloat16
-        found["folded, bf16, not packed"] = make(fold(model, dtype=half, pack=False))
-        found["folded, bf16"] = make(fold(model, dtype=half))
-        found["folded, bf16, compiled"] = frozen(fold(model, dtype=half))
+    for name, dtype in {"folded": torch.float32, "folded, bf16": torch.bfloat16}.items():
+        if dtype is torch.bfloat16 and not has_bf16(device.type):
+            continue
+        if device.type == "cuda":
+            fused = make(fold(model, dtype=dtype, fused=True))
+            found[f"{name}, fused"] = fused
+            found[f"{name}, fused, CUDA graph"] = graphed(fused)
+            found[f"{name}, CUDA graph"] = graphed(make(fold(model, dtype=dtype)))
+        else:
+            found[f"{name}, not packed"] = make(fold(model, dtype=dtype, pack=False))
+        found[name] = make(fold(model, dtype=dtype))
+        found[f"{name}, compiled"] = frozen(fold(model, dtype=dtype))
     return found
 
 
@@ -100,7 +105,8 @@ def compare(batches: list[int], repeats: int, device: torch.device) -> dict[str,
         runs = variants(model, batch, device)
         outputs = {name: run() for name, run in runs.items()}
         expected = outputs["reference"]
-        costs = {name: cost(run) for name, run in runs.items() if "compiled" not in name}
+        counted = {k: r for k, r in runs.items() if "compiled" not in k and "graph" not in k}
+        costs = {name: cost(run) for name, run in counted.items()}
         times = in_turn(runs, repeats=repeats, warmup=2, device=device)
         networks = (model.content_encoder, model.motion_generator, model.image_generator)
         weights = sum(p.numel() * 4 for part in networks for p in part.parameters())

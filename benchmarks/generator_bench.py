@@ -24,7 +24,15 @@ from mtzoo.nn.fold import fold
 from mtzoo.recipe import build_model, load_recipe
 
 BATCHES = [1, 8, *(pytest.param(batch, marks=[pytest.mark.gpu, gpu]) for batch in (32, 128, 512))]
-ON_GPU_ONLY = ("tf32", "folded, tf32", "folded, bf16, CUDA graph", "folded, max-autotune")
+ON_GPU_ONLY = (
+    "tf32",
+    "folded, tf32",
+    "folded, bf16, CUDA graph",
+    "folded, fused",
+    "folded, bf16, fused",
+    "folded, bf16, fused, CUDA graph",
+    "folded, max-autotune",
+)
 VARIANTS = [
     "folded",
     "folded, compiled",
@@ -47,7 +55,8 @@ def prepared(variant: str) -> DualMTGAN:
     """The model as a variant has it."""
     ready = model()
     if "folded" in variant:
-        ready = fold(ready, dtype=torch.bfloat16 if "bf16" in variant else torch.float32)
+        dtype = torch.bfloat16 if "bf16" in variant else torch.float32
+        ready = fold(ready, dtype=dtype, fused="fused" in variant)
     mode = "max-autotune" if "max-autotune" in variant else None
     if mode or "compiled" in variant:
         for part in (ready.content_encoder, ready.image_generator):

@@ -28,7 +28,8 @@ from mtzoo.interfaces import Batch, Draws
 from mtzoo.recipe import build_model, build_objective, load_recipe
 
 BATCH = 32 if ON_GPU else 2
-SWITCHES = ["bf16", "compiled", *(["tf32", "bf16, compiled"] if ON_GPU else [])]
+ON_GPUS = ["tf32", "bf16, compiled", "cuda graph", "bf16, cuda graph", "bf16, compiled, cuda graph"]
+SWITCHES = ["bf16", "compiled", *(ON_GPUS if ON_GPU else [])]
 # A step with the adversarial terms and L_M at work, whatever the recipe's starts.
 AT_WORK = ["--objective.motion_start=0", "--objective.adversarial_start=0"]
 
@@ -44,7 +45,9 @@ def stepper(part: str, variant: str) -> Callable[[], torch.Tensor]:
     def context() -> contextlib.AbstractContextManager[object]:
         return torch.autocast(DEVICE.type, torch.bfloat16) if lower else contextlib.nullcontext()
 
-    options = dataclasses.replace(recipe.engine, compile="compiled" in variant)
+    options = dataclasses.replace(
+        recipe.engine, compile="compiled" in variant, cuda_graph="cuda graph" in variant
+    )
     step = Step(model, objective, options, seed=0, autocast=context)
     if part != "whole":
         step.phases = tuple(phase for phase in step.phases if phase.name == part)
@@ -69,7 +72,7 @@ def bench_step(benchmark: BenchmarkFixture, part: str, variant: str) -> None:
         tf32(run) if variant == "tf32" else run,
         group=f"training step, batch {BATCH}: {part}",
         precision=torch.bfloat16 if "bf16" in variant else torch.float32,
-        compiled="compiled" in variant,
+        compiled="compiled" in variant or "graph" in variant,  # what is replayed is not counted
         bound=0.02 if variant == "tf32" else None,
     )
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -306,12 +306,17 @@ class Draws:
     def normal(self, count: int, dim: int, stream: int) -> Tensor:
         """Standard normal ``(count, dim)`` for this rank's ``count`` samples."""
         noise = torch.randn(self.total, dim, generator=self._generator(stream))
-        return noise[self.offset : self.offset + count].to(self.device, non_blocking=True)
+        return self._moved(noise[self.offset : self.offset + count])
 
     def integers(self, count: int, high: int, stream: int) -> Tensor:
         """Uniform integers ``(count,)`` in [0, high) for this rank's samples."""
         drawn = torch.randint(high, (self.total,), generator=self._generator(stream))
-        return drawn[self.offset : self.offset + count].to(self.device, non_blocking=True)
+        return self._moved(drawn[self.offset : self.offset + count])
+
+    def _moved(self, values: Tensor) -> Tensor:
+        if self.device.type == "cuda":  # from elsewhere the host waits for the copy
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
 
 
 class Phase(NamedTuple):
@@ -366,6 +371,18 @@ class Objective(abc.ABC):
         self, phase: Phase, model: Any, batch: Batch, shared: Any, draws: Draws, step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The phase's scalar loss and detached scalar terms to log, by name."""
+
+    def variant(self, model: Any, batch: Batch, draws: Draws, step: int) -> Hashable | None:
+        """What forward and loss take from the step but through tensors: its number, host's choices.
+
+        Two steps of equal variants tell the device to do the same with other values, so one may be
+        recorded and replayed for the other (``engine.cuda_graph``). Draws asked for by `Draws`
+        with its own device are tensors and do not count.
+
+        Returns:
+            ``None``, the default, where it is not known: such steps are never recorded.
+        """
+        return None
 
     @abc.abstractmethod
     def health(self, model: Any, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:

@@ -10,6 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+import torch
+
+# Without a GPU Triton's kernels are interpreted, if it is told so before anything imports it.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,8 +35,5 @@ def footage() -> Path:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip GPU tests, with the reason, where there is no GPU."""
-    if "gpu" in item.keywords:
-        import torch
-
-        if not torch.cuda.is_available():
-            pytest.skip("needs an NVIDIA GPU and torch finds none")
+    if "gpu" in item.keywords and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU and torch finds none")

@@ -26,7 +26,7 @@ from mtzoo.engine import fit, launch
 from mtzoo.engine.average import Average
 from mtzoo.engine.evaluate import evaluate, psnr, score
 from mtzoo.engine.health import diagnose, subject
-from mtzoo.engine.loader import Steps, batches, check_items, to_batch
+from mtzoo.engine.loader import Mover, Steps, batches, check_items, to_batch
 from mtzoo.engine.logs import CsvLog, Terminal
 from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.pending import Pending
@@ -357,6 +357,20 @@ def test_a_batch_is_floats_and_its_target_a_frame_of_the_target_video():
     for row, index in enumerate(items["target_index"].tolist()):
         assert torch.equal(batch.target[row], batch.target_video[row, index])
         assert torch.equal(batch.target[row], as_video(items["target_video"])[row, index])
+
+
+@pytest.mark.gpu
+def test_a_batch_moved_beside_other_work_is_the_same():
+    gpu = torch.device("cuda")
+    move, steps = Mover(gpu), Steps(Shapes(split="train", seed=1, resolution=32, frames=4), 3)
+    moved = []
+    for step in range(6):
+        pinned = {key: values.pin_memory() for key, values in steps[step].items()}
+        busy = torch.randn(4096, 4096, device=gpu)
+        moved.append([(busy @ busy).sum() * 0 + part for part in move(pinned)])
+    for step, parts in enumerate(moved):
+        for part, expected in zip(parts, to_batch(steps[step], CPU), strict=True):
+            assert torch.equal(part.cpu(), expected)
 
 
 def test_a_dataset_is_held_to_its_promise():

@@ -95,6 +95,11 @@ def has_bf16(accelerator: str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def processes() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
 def leave() -> None:
     """End this process's part in all groups of processes; alone, do nothing.
 
@@ -109,11 +114,11 @@ def leave() -> None:
 
 def average(tensors: Sequence[Tensor]) -> None:
     """Average tensors over all processes in place, in one reduction; alone, do nothing."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1 or not tensors:
+    if processes() == 1 or not tensors:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
+    flat /= processes()
     parts = flat.split([tensor.numel() for tensor in tensors])
     torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
         list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
@@ -122,7 +127,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 def alike(values: Tensor) -> bool:
     """Whether all processes hold equal ``values`` (int64)."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+    if processes() == 1:
         return True
     least, most = values.clone(), values.clone()
     distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
@@ -137,8 +142,7 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        several = distributed.is_initialized() and distributed.get_world_size() > 1
-        self._group: Any = distributed.new_group(backend="gloo") if several else None
+        self._group: Any = distributed.new_group(backend="gloo") if processes() > 1 else None
 
     def __call__(self, value: int) -> int:
         """Return the largest ``value`` that any process gave."""

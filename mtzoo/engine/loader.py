@@ -149,6 +149,30 @@ def to_batch(items: dict[str, Tensor], device: torch.device) -> Batch:
     return Batch(as_video(video), as_video(target_video), as_video(target)[:, 0])
 
 
+class Mover:
+    """`to_batch` beside what a GPU is at: on a stream of its own, for which later work waits.
+
+    Args:
+        device: Where batches go; a CPU has no streams.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, items: dict[str, Tensor]) -> Batch:
+        """Move pairs from pinned memory."""
+        if self._stream is None:
+            return to_batch(items, self.device)
+        with torch.cuda.stream(self._stream):
+            batch = to_batch(items, self.device)
+        using = torch.cuda.current_stream(self.device)
+        using.wait_stream(self._stream)
+        for part in batch:  # its memory is not given to the next batch while a step reads it
+            part.record_stream(using)
+        return batch
+
+
 def check_items(items: dict[str, Tensor], pairs: PairDataset, who: str) -> None:
     """Hold a loaded batch against what its dataset promises.
 

@@ -165,6 +165,7 @@ class _Run:
             seed=recipe.seed,
             rank=fabric.global_rank,
             autocast=fabric.autocast,
+            say=lambda line: self.terminal.say(line),
         )
         self.learning = self.learn.learning
         self.optimizers = self.learn.optimizers
@@ -200,6 +201,8 @@ class _Run:
                 f"warning: this {where.upper()} has no instructions for bfloat16 and imitates "
                 "them, slowly; engine.precision: auto takes fp32 here"
             )
+        if self.options.cuda_graph and where != "cuda":
+            say("engine.cuda_graph: there is no GPU here to record steps for; they run as they are")
         if resume:
             self._resume(say)
         self._check_alike()
@@ -226,8 +229,9 @@ class _Run:
 
     def _steps(self, batches: Iterator[dict[str, Tensor]], stop: StopFlag) -> None:
         began = time.monotonic() - self.seconds
+        move = loader.Mover(self.device)
         for step, items in zip(range(self.step, self.options.steps), batches, strict=True):
-            batch = loader.to_batch(items, self.device)
+            batch = move(items)
             draws = Draws(self.recipe.seed, step, self.offset, self.options.batch_size, self.device)
             for phase, figures in self.learn(step, batch, draws).items():
                 self.pending.add(phase, step, figures)
@@ -273,7 +277,7 @@ class _Run:
         if logging:
             row |= self.losses
             row |= {
-                "lr" if half == "generators" else "lr_discriminators": group["lr"]
+                "lr" if half == "generators" else "lr_discriminators": float(group["lr"])
                 for half, optimizer in self.optimizers.items()
                 for group in optimizer.param_groups
             }
@@ -515,7 +519,7 @@ class _Run:
             "generators": self.model.generators().state_dict(),
             "discriminators": self.model.discriminators().state_dict(),
             "average": self.average.model.generators().state_dict() if self.average else None,
-            "optimizers": {half: o.state_dict() for half, o in self.optimizers.items()},
+            "optimizers": {half: self.learn.state(half) for half in self.optimizers},
             "pending": self.pending.state(),
             "losses": self.losses,
             "health": self.health,
@@ -578,11 +582,8 @@ class _Run:
         if self.average:
             kept = state["average"] or state["generators"]
             self.average.model.generators().load_state_dict(kept)
-        for half, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][half])
-            for group in optimizer.param_groups:  # the recipe's word counts
-                group["betas"] = self.options.betas
-                group["weight_decay"] = self.options.weight_decay
+        for half in self.optimizers:
+            self.learn.restore(half, state["optimizers"][half])
         self.pending.restore(state["pending"])
         self.losses, self.health = state["losses"], state["health"]
         self.before, self.best = state["before"], state["best"]

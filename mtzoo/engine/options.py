@@ -30,6 +30,8 @@ class EngineOptions:
         accelerator: Where to run; ``auto`` takes a GPU where there is one.
         devices: Processes on this machine, one a device; each takes an equal share of the batch.
         compile: Compile the networks with ``torch.compile``.
+        cuda_graph: Record steps in CUDA graphs and replay them, which spares the host nearly all
+            of its work. For one process with a GPU; elsewhere nothing changes.
         workers: Loader processes a rank; 0 loads in the training process. Data that is read, not
             computed, is loaded by one thread instead, whatever the number above 0.
         log_every: Steps between rows of the log.
@@ -59,6 +61,7 @@ class EngineOptions:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     compile: bool = False
+    cuda_graph: bool = False
     workers: int = 1
     log_every: int = 10
     health_every: int = 100
@@ -97,6 +100,11 @@ class EngineOptions:
             raise MtzooError(
                 "engine.stop_on_collapse: nobody looks at the run's health where "
                 "engine.health_every is 0; set it to 100, for example"
+            )
+        if self.cuda_graph and self.devices > 1:
+            raise MtzooError(
+                f"engine.cuda_graph: gradients of engine.devices: {self.devices} cannot be "
+                "averaged in a recorded step; take one device, or cuda_graph: false"
             )
         if self.batch_size % self.devices:
             raise MtzooError(

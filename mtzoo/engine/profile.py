@@ -256,6 +256,8 @@ def variants(options: EngineOptions, device: torch.device) -> dict[str, EngineOp
     found = {"engine.compile: true": dataclasses.replace(options, compile=True)}
     if launch.has_bf16(device.type) and not launch.takes_bf16(options, device.type):
         found["engine.precision: bf16"] = dataclasses.replace(options, precision="bf16")
+    if device.type == "cuda" and not options.cuda_graph:
+        found["engine.cuda_graph: true"] = dataclasses.replace(options, cuda_graph=True)
     return found
 
 

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mtzoo.engine import launch
 from mtzoo.engine.average import Average
+from mtzoo.engine.graph import Recorder
 from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.schedule import scale
+from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Component, Draws, Model, Objective
 
 Half = Literal["generators", "discriminators"]
@@ -36,6 +39,10 @@ class Step:
         seed: Of the run.
         rank: Number of this process.
         autocast: Makes the context that networks run in, once for each use.
+        say: Where a line goes that a user should read.
+
+    Raises:
+        MtzooError: ``engine.cuda_graph`` with several processes.
 
     Attributes:
         learning: The parameters that learn, by half.
@@ -52,6 +59,7 @@ class Step:
         seed: int,
         rank: int = 0,
         autocast: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        say: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model = model.train()
         self.objective = objective
@@ -67,6 +75,13 @@ class Step:
             "generators": options.learning_rate,
             "discriminators": options.discriminator_learning_rate or options.learning_rate,
         }
+        device = next(model.parameters()).device
+        self._recording = options.cuda_graph and device.type == "cuda"
+        if options.cuda_graph and launch.processes() > 1:
+            raise MtzooError(
+                f"engine.cuda_graph: gradients of {launch.processes()} processes cannot be "
+                "averaged in a recorded step; set it to false"
+            )
         self.optimizers: dict[Half, torch.optim.Adam] = {
             half: torch.optim.Adam(
                 parameters,
@@ -74,6 +89,7 @@ class Step:
                 betas=options.betas,
                 weight_decay=options.weight_decay,
                 fused=parameters[0].device.type in ("cpu", "cuda"),
+                capturable=self._recording,
             )
             for half, parameters in self.learning.items()
             if parameters
@@ -81,6 +97,9 @@ class Step:
         self.average = Average(model, options.ema_decay) if options.ema_decay else None
         if options.compile:
             compile_parts(model)
+        self._recorder = Recorder(self._work, say) if self._recording else None
+        for half in self.optimizers:
+            self._settle(half)
 
     def __call__(self, step: int, batch: Batch, draws: Draws) -> Mapping[str, Mapping[str, Tensor]]:
         """Train on one batch.
@@ -94,7 +113,48 @@ class Step:
             By phase that ran: its ``loss`` and terms, detached scalars on the device.
         """
         torch.manual_seed(_mix(self._seed, step, self._rank))
+        self._set_rates(step)
+        if self._recorder is None:
+            figures = self._work(step, batch, draws)
+        else:
+            kind = self.objective.variant(self.model, batch, draws, step)
+            if kind is not None:
+                kind = (kind, *(phase.due(step) for phase in self.phases))
+            figures = self._recorder(kind, step, batch, draws)
+        if self.average:
+            self.average.update(step)
+        return figures
+
+    def state(self, half: Half) -> dict[str, Any]:
+        """An optimizer's state for a checkpoint, whatever the device and its recordings."""
+        state = self.optimizers[half].state_dict()
+        groups = [{**g, "lr": float(g["lr"]), "capturable": False} for g in state["param_groups"]]
+        return {**state, "param_groups": groups}
+
+    def restore(self, half: Half, state: Mapping[str, Any]) -> None:
+        """Take a checkpoint's state; of its settings the recipe's own count."""
+        self.optimizers[half].load_state_dict(dict(state))
+        self._settle(half)
+
+    def _settle(self, half: Half) -> None:
+        for group in self.optimizers[half].param_groups:
+            group["betas"] = self.options.betas
+            group["weight_decay"] = self.options.weight_decay
+            group["capturable"] = self._recording
+            if self._recording:  # which reads it where it lies
+                device = group["params"][0].device
+                group["lr"] = torch.tensor(float(group["lr"]), device=device)
+
+    def _set_rates(self, step: int) -> None:
         factor = scale(self.options, step)
+        for half, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                if self._recording:
+                    group["lr"].fill_(factor * self._rates[half])
+                else:
+                    group["lr"] = factor * self._rates[half]
+
+    def _work(self, step: int, batch: Batch, draws: Draws) -> Mapping[str, Mapping[str, Tensor]]:
         self._let_learn("generators")
         with torch.profiler.record_function("forward"), self._autocast():
             shared = self.objective.forward(self.model, batch, draws, step)
@@ -105,8 +165,6 @@ class Step:
                 continue
             self._let_learn(phase.learns)
             optimizer = self.optimizers[phase.learns]
-            for group in optimizer.param_groups:
-                group["lr"] = factor * self._rates[phase.learns]
             optimizer.zero_grad(set_to_none=True)
             with torch.profiler.record_function(phase.name):
                 with self._autocast():
@@ -120,8 +178,6 @@ class Step:
                     )
                 optimizer.step()
             figures[phase.name] = found
-        if self.average:
-            self.average.update(step)
         return figures
 
     def _let_learn(self, half: Half) -> None:

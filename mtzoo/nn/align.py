@@ -154,7 +154,9 @@ def _align(
         square, pull = made, asked
         size = torch.diagonal(square, dim1=-2, dim2=-1)
         firm = damping[..., None] * size + 1e-3 * size.mean(-1, keepdim=True) + _LEAST
-        change = torch.linalg.solve(square + torch.diag_embed(firm), pull).clamp(-0.3, 0.3)
+        # Not `solve`, which waits to tell whether it could.
+        change, _ = torch.linalg.solve_ex(square + torch.diag_embed(firm), pull)
+        change = change.clamp(-0.3, 0.3)
         tried = _changes(change.unflatten(-1, (count, -1)), middle) @ best
     return best, least
 
@@ -192,4 +194,4 @@ def _changes(numbers: Tensor, middle: Tensor) -> Tensor:
         linear = torch.stack((cosine, -sine, sine, cosine), -1).unflatten(-1, (2, 2))
     shift = shift + middle - (linear @ middle[..., None])[..., 0]
     maps = torch.cat((linear, shift[..., None]), -1)
-    return torch.cat((maps, maps.new_tensor((0, 0, 1)).expand_as(maps[..., :1, :])), -2)
+    return torch.cat((maps, torch.eye(3, device=maps.device)[2].expand_as(maps[..., :1, :])), -2)

@@ -233,14 +233,20 @@ def pool_to(features: Tensor, time: int, space: int) -> Tensor:
     return features
 
 
-def random_rotations(count: int, dim: int) -> Tensor:
+def random_rotations(count: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Random orthogonal matrices ``(count, dim, dim)``, uniform over rotations and reflections.
 
-    Drawn from torch's generator on the CPU. The sign of R's diagonal makes the QR factor uniform
-    (Mezzadri, "How to generate random matrices from the classical compact groups", 2007).
+    Drawn from torch's generator of the device: made on the CPU, they would be waited for. Gram and
+    Schmidt's way from normal columns is uniform (Mezzadri, "How to generate random matrices from
+    the classical compact groups", 2007).
     """
-    q, r = torch.linalg.qr(torch.randn(count, dim, dim))
-    return q * r.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
+    columns: list[Tensor] = []
+    for column in torch.randn(count, dim, dim, device=device).unbind(2):
+        for _ in range(2):  # once more for what rounding left
+            for other in columns:
+                column = column - (column * other).sum(1, keepdim=True) * other
+        columns.append(F.normalize(column, dim=1))
+    return torch.stack(columns, 2)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Sequential:

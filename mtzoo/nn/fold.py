@@ -9,7 +9,8 @@ channels and a rearrangement of pixels it does 9/4 of the arithmetic in less tim
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeGuard, TypeVar
+import itertools
+from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mtzoo.interfaces import ImageGenerator
 from mtzoo.nn.blocks2d import CodeToMap
+from mtzoo.nn.kernels import DoubleSize
 from mtzoo.nn.pack import pack_
 
 M = TypeVar("M", bound=nn.Module)
@@ -30,7 +32,9 @@ FEW_CHANNELS = 4
 """Up to so many output channels a transposed convolution is rearranged."""
 
 
-def fold(module: M, *, dtype: torch.dtype = torch.float32, pack: bool = True) -> M:
+def fold(
+    module: M, *, dtype: torch.dtype = torch.float32, pack: bool = True, fused: bool = False
+) -> M:
     """Copy a module for inference: same inputs, same outputs up to rounding, fewer operations.
 
     - Spectral norms become plain weights.
@@ -48,6 +52,8 @@ def fold(module: M, *, dtype: torch.dtype = torch.float32, pack: bool = True) ->
             hardware that is faster at it (parity is then that of 8 significant bits).
         pack: Whether weights are kept as an x86 processor's kernels read them, beside the plain
             ones.
+        fused: Whether transposed 4x4 convolutions of stride 2 run with their activation in one
+            Triton kernel on a GPU (`mtzoo.nn.kernels`).
 
     Returns:
         A copy in eval mode whose parameters need no gradients. It cannot be trained, and its state
@@ -64,6 +70,10 @@ def fold(module: M, *, dtype: torch.dtype = torch.float32, pack: bool = True) ->
         for name, child in part.named_children():
             if _to_few_channels(child):
                 setattr(part, name, SubpixelConv2d(child))
+    if fused:
+        for part in list(folded.modules()):
+            if isinstance(part, nn.Sequential):
+                _fuse(part)
     if dtype != torch.float32:
         for part in folded.modules():
             if isinstance(part, ImageGenerator):
@@ -139,12 +149,18 @@ def _settle(part: nn.Module) -> None:
 
 
 def _to_few_channels(layer: nn.Module) -> TypeGuard[nn.ConvTranspose2d]:
-    return (
-        isinstance(layer, nn.ConvTranspose2d)
-        and layer.out_channels <= FEW_CHANNELS
-        and (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (2, 2), (1, 1))
-        and (layer.output_padding, layer.dilation, layer.groups) == ((0, 0), (1, 1), 1)
-    )
+    return DoubleSize.takes(layer) and cast(Any, layer).out_channels <= FEW_CHANNELS
+
+
+def _fuse(sequence: nn.Sequential) -> None:
+    """Make one layer of a transposed convolution and the activation that follows it."""
+    places = [i for i, part in enumerate(sequence) if not isinstance(part, nn.Identity)]
+    for index, after in itertools.pairwise(places):
+        layer, activation = sequence[index], sequence[after]
+        if DoubleSize.takes(layer) and isinstance(activation, nn.ReLU | nn.LeakyReLU):
+            slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
+            sequence[index] = DoubleSize(cast(nn.ConvTranspose2d, layer), slope)
+            sequence[after] = nn.Identity()
 
 
 def _fold_norms(sequence: nn.Sequential) -> None:

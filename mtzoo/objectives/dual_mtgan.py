@@ -394,10 +394,7 @@ class DualMTGANObjective(Objective):
             other = batch.target
         if model.content_frames != "each":
             content_frame = draws.integers(count, max(frames - 1, 1), _CONTENT_FRAME)
-        painted = slice(None)
-        if self.paint_every > 1 and not targeted:
-            stride = min(self.paint_every, frames)
-            painted = slice(self._one(draws, stride, _PAINTED), None, stride)
+        painted = self._painted(draws, frames, targeted)
         return model(
             batch.video,
             batch.target if targeted else None,
@@ -406,6 +403,26 @@ class DualMTGANObjective(Objective):
             content_frame,
             painted,
             other,
+        )
+
+    def variant(
+        self, model: DualMTGAN, batch: Batch, draws: Draws, step: int
+    ) -> tuple[object, ...]:
+        """Which terms are there, how far their ramps are, and what is drawn for all at once."""
+        judging, matching = self._judging(model, step), self._matching(step)
+        painted = self._painted(draws, batch.video.shape[1], judging or matching)
+        return (
+            judging,
+            matching,
+            self._aligning(step),
+            self.pose_weight > 0 and step >= self.pose_start,
+            step >= self.turn_start,
+            _grown(step, self.content_ramp),
+            _grown(step, self.kl_ramp),
+            matching and _grown(step - self.motion_start, self.motion_ramp),
+            judging and _grown(step - self.adversarial_start, self.adversarial_ramp),
+            judging and self.target_videos == "random" and self._choice(draws),
+            painted.start,
         )
 
     def loss(
@@ -440,6 +457,13 @@ class DualMTGANObjective(Objective):
     def _choice(self, draws: Draws) -> int:
         """With target_videos='random': 0 shows V~_{y,d}, 1 shows V~_{y,s}, alike on all ranks."""
         return self._one(draws, 2, _CHOICE)
+
+    def _painted(self, draws: Draws, frames: int, targeted: bool) -> slice:
+        """Which frames are painted, alike on all ranks."""
+        if self.paint_every == 1 or targeted:
+            return slice(None)
+        stride = min(self.paint_every, frames)
+        return slice(self._one(draws, stride, _PAINTED), None, stride)
 
     @staticmethod
     def _one(draws: Draws, high: int, stream: int) -> int:

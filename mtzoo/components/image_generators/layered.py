@@ -111,7 +111,7 @@ class _Direction(nn.Module):
         turns = torch.arange(self.turns, device=picture.device).expand(len(reach), -1)
         if disturbed:
             # So that turns along the pixels are nothing special, nor where opacity errs to.
-            turn, aside = torch.rand(len(reach), 4).to(picture).split((1, 3), 1)
+            turn, aside = torch.rand_like(reach[:, None].expand(-1, 4)).split((1, 3), 1)
             turns = turns + turn
             aside = disturbed * (2 * aside - 1)
             centre = centre + reach[:, None] * aside[:, :2]

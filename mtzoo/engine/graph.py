@@ -1,0 +1,178 @@
+"""Training steps recorded in CUDA graphs and replayed: one launch instead of thousands.
+
+A recording does again what the device was told to do, in the same memory: it takes nothing from
+the host. So batches and random numbers are copied to where it reads them, the learning rate is a
+tensor, and what an objective takes from a step's number decides which recording fits
+(`mtzoo.interfaces.Objective.variant`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtzoo.interfaces import Batch, Draws
+
+WARM_UP = 3
+"""Steps of a kind that run as they are before one is recorded: kernels are chosen in them."""
+
+MOST = 8
+"""Recordings that are kept; the one not used for longest goes first."""
+
+Figures = Mapping[str, Mapping[str, Tensor]]
+Kept = dict[tuple[str, int, int, int], Tensor]
+Work = Callable[[int, Batch, Draws], Figures]
+Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
+
+
+@dataclass(frozen=True)
+class KeptDraws(Draws):
+    """Draws that hand out the same tensors again, for a recording to read.
+
+    Attributes:
+        kept: By what was asked for.
+        sealed: Whether to refuse what was not asked for before.
+    """
+
+    kept: Kept = field(default_factory=dict)
+    sealed: bool = False
+
+    def normal(self, count: int, dim: int, stream: int) -> Tensor:
+        """As `Draws.normal`."""
+        return self._keep("normal", count, dim, stream)
+
+    def integers(self, count: int, high: int, stream: int) -> Tensor:
+        """As `Draws.integers`."""
+        return self._keep("integers", count, high, stream)
+
+    def refill(self, draws: Draws) -> None:
+        """Replace all values by those of another step, in place."""
+        for (name, *asked), values in self.kept.items():
+            values.copy_(getattr(draws, name)(*asked), non_blocking=True)
+
+    def _keep(self, *asked: Any) -> Tensor:
+        if asked not in self.kept:
+            if self.sealed:
+                raise RuntimeError("it draws other random numbers than the steps before it")
+            self.kept[asked] = getattr(super(), asked[0])(*asked[1:])
+        return self.kept[asked]
+
+
+def cuda_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    """Record what ``run`` tells the GPU to do, without doing it.
+
+    Args:
+        run: Ran before with other values; waits for nothing and moves nothing from the host.
+
+    Returns:
+        What does it, and the tensor that ``run`` returned, which is filled then.
+
+    Raises:
+        RuntimeError: Something in it cannot be recorded.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # Other threads go on pinning memory for batches to come.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        output = run()
+    return graph.replay, output
+
+
+class Recorder:
+    """Runs steps, from a recording wherever one fits.
+
+    The first steps of a kind run as they are, the next is recorded, all later ones are replayed.
+    Where recording fails nothing is lost: a line says why, and steps go on as they are.
+
+    Args:
+        work: One step, from its number, batch and draws: no host waits for the device in it.
+        say: Where the line goes.
+        capture: Records; another than `cuda_graph` in tests.
+    """
+
+    def __init__(
+        self, work: Work, say: Callable[[str], None], capture: Capture = cuda_graph
+    ) -> None:
+        self._work, self._say, self._capture = work, say, capture
+        self._seen: OrderedDict[Hashable, tuple[int, Kept]] = OrderedDict()
+        self._made: OrderedDict[Hashable, _Recording] = OrderedDict()
+        self.failed = False
+
+    def __call__(self, kind: Hashable, step: int, batch: Batch, draws: Draws) -> Figures:
+        """Run a step.
+
+        Args:
+            kind: Steps of one kind differ in nothing but tensors; ``None`` is never recorded.
+            step: Its number, from 0.
+            batch: On the device.
+            draws: The step's random numbers.
+
+        Returns:
+            What ``work`` does, as tensors that later steps leave alone.
+        """
+        if kind is None or self.failed:
+            return self._work(step, batch, draws)
+        kind = (kind, *((t.shape, t.stride(), t.dtype) for t in batch))
+        if kind not in self._made:
+            times, values = self._seen.pop(kind, (0, {}))
+            kept = KeptDraws(draws.seed, step, draws.offset, draws.total, draws.device, values)
+            if times < WARM_UP:
+                kept.refill(draws)
+                self._seen[kind] = (times + 1, values)
+                while len(self._seen) > 2 * MOST:
+                    self._seen.popitem(last=False)
+                return self._work(step, batch, kept)
+            self._make(kind, step, batch, kept)
+            if self.failed:
+                return self._work(step, batch, draws)
+        self._made.move_to_end(kind)
+        return self._made[kind].replay(batch, draws)
+
+    def _make(self, kind: Hashable, step: int, batch: Batch, kept: KeptDraws) -> None:
+        while len(self._made) >= MOST:
+            self._made.popitem(last=False)
+        try:
+            self._made[kind] = _Recording(self._work, step, batch, kept, self._capture)
+        except RuntimeError as error:
+            self.failed = True
+            self._made.clear()
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self._say(
+                f"warning: engine.cuda_graph: step {step} cannot be recorded ({reason}); going on "
+                "without"
+            )
+
+
+class _Recording:
+    """One kind of step, and where it reads and writes."""
+
+    def __init__(
+        self, work: Work, step: int, batch: Batch, kept: KeptDraws, capture: Capture
+    ) -> None:
+        self._batch = Batch(*(torch.empty_like(t).copy_(t) for t in batch))
+        # The host's choices, which the kind names, are those of this step.
+        self._draws = dataclasses.replace(kept, sealed=True)
+        self._names: list[tuple[str, str]] = []
+
+        def run() -> Tensor:
+            figures = work(step, self._batch, self._draws)
+            self._names = [(phase, name) for phase in figures for name in figures[phase]]
+            return torch.stack([figures[phase][name].float() for phase, name in self._names])
+
+        self._play, self._output = capture(run)
+
+    def replay(self, batch: Batch, draws: Draws) -> Figures:
+        for here, given in zip(self._batch, batch, strict=True):
+            here.copy_(given, non_blocking=True)
+        self._draws.refill(draws)
+        self._play()
+        found: dict[str, dict[str, Tensor]] = {}
+        values = self._output.clone().unbind()
+        for (phase, name), value in zip(self._names, values, strict=True):
+            found.setdefault(phase, {})[name] = value
+        return found

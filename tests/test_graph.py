@@ -1,0 +1,288 @@
+"""Recorded steps: what a recording may take from the host, and that a replay is the step itself.
+
+A CUDA graph cannot be recorded without a GPU, so here a recording runs its step's code again, with
+the number of the step that was recorded, the batch's place in memory and the draws that were kept:
+whatever a step takes from the host besides shows as a difference. Where there is a GPU, the last
+test records for real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_kit import newest, tiny
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mtzoo.engine.graph import MOST, WARM_UP, KeptDraws, Recorder
+from mtzoo.engine.loop import fit
+from mtzoo.engine.step import Step
+from mtzoo.errors import MtzooError
+from mtzoo.interfaces import Batch, Draws
+from mtzoo.objectives.dual_mtgan import DualMTGANObjective
+from mtzoo.recipe import Recipe, build_model, build_objective, load_recipe
+
+CPU = torch.device("cpu")
+TURNS = [
+    "--data.resolution=32",
+    "--data.frames=8",
+    "--model.content_encoder.width=4",
+    "--model.motion_encoder.width=4",
+    "--model.motion_encoder.terms=4",
+    "--model.motion_generator.hidden=8",
+    "--model.image_generator.width=4",
+    "--model.image_generator.turns=4",
+    "--objective.pose_start=8",
+    "--objective.pose_lead=8",
+    "--objective.align_start=24",
+    "--objective.kl_ramp=6",
+    "--engine.warmup_steps=30",
+    "--engine.batch_size=2",
+]
+GAME = [
+    "--objective.motion_ramp=3",
+    "--objective.kl_ramp=4",
+    "--objective.content_ramp=2",
+    "--objective.adversarial_ramp=2",
+    "--objective.target_videos=random",
+    "--engine.schedule=linear",
+    "--engine.gradient_clip=1.0",
+    "--engine.ema_decay=0.9",
+]
+
+
+class Again:
+    """A recording that runs its code again, and the tensor that it fills."""
+
+    played = 0
+
+    def __init__(self, run: Callable[[], Tensor]) -> None:
+        self.run = run
+
+    def __call__(self) -> None:
+        Again.played += 1
+        self.found = self.run()
+
+    def clone(self) -> Tensor:
+        return self.found.clone()
+
+
+def again(run: Callable[[], Tensor]) -> tuple[Any, Any]:
+    made = Again(run)
+    return made, made
+
+
+def recipe(tmp_path: Path, kind: str) -> Recipe:
+    if kind == "game":
+        tiny(tmp_path)
+        return load_recipe(tmp_path / "tiny.yaml", GAME)
+    path = tmp_path / "turns.yaml"
+    path.write_text("base: dual_mtgan_plus_shapes\n", encoding="utf-8")
+    return load_recipe(path, TURNS)
+
+
+def stepper(found: Recipe, device: torch.device = CPU, **engine: object) -> Step:
+    torch.manual_seed(0)
+    model = build_model(found.model, resolution=32, channels=3).to(device)
+    options = dataclasses.replace(found.engine, **engine)
+    return Step(model, build_objective(found.objective), options, seed=found.seed, say=pytest.fail)
+
+
+def batches(found: Recipe, count: int) -> Iterator[Batch]:
+    size, generator = (found.engine.batch_size, 8, 32, 32, 3), torch.Generator().manual_seed(1)
+    for _ in range(count):
+        one, two = (torch.rand(size, generator=generator).permute(0, 1, 4, 2, 3) for _ in range(2))
+        yield Batch(one, two, two[:, 3].clone())
+
+
+def run(
+    step: Step, found: Recipe, count: int, device: torch.device = CPU
+) -> list[dict[str, float]]:
+    figures = []
+    for number, batch in enumerate(batches(found, count)):
+        draws = Draws(found.seed, number, 0, found.engine.batch_size, device)
+        made = step(number, Batch(*(part.to(device) for part in batch)), draws)
+        figures.append({f"{p}/{n}": v for p, terms in made.items() for n, v in terms.items()})
+    # Read late: a replay may not write over what an earlier one gave.
+    return [{name: float(value) for name, value in row.items()} for row in figures]
+
+
+@pytest.mark.parametrize("kind", ["game", "turns"])
+def test_replayed_steps_are_the_steps(tmp_path, kind):
+    found = recipe(tmp_path, kind)
+    expected = run(stepper(found), found, 40)
+    step = stepper(found)
+    step._recorder = Recorder(step._work, pytest.fail, again)
+    before = Again.played
+    assert run(step, found, 40) == expected
+    assert Again.played - before >= 10
+    assert len({tuple(row) for row in expected}) >= 3, "terms came in on the way"
+
+
+def test_what_a_variant_forgets_shows(tmp_path, monkeypatch):
+    found = recipe(tmp_path, "game")
+    expected = run(stepper(found), found, 12)
+    monkeypatch.setattr(DualMTGANObjective, "variant", lambda *_: ())
+    step = stepper(found)
+    step._recorder = Recorder(step._work, pytest.fail, again)
+    assert run(step, found, 12) != expected
+
+
+def numbered(step: int, batch: Batch, draws: Draws) -> dict[str, dict[str, Tensor]]:
+    noise = draws.normal(2, 3, 0)
+    return {"only": {"loss": batch.video.sum() + noise.sum()}}
+
+
+def batch_of(value: float, frames: int = 2) -> Batch:
+    video = torch.full((2, frames, 1, 4, 4), value)
+    return Batch(video, video, video[:, 0])
+
+
+def draws_of(step: int) -> Draws:
+    return Draws(0, step, 0, 2, CPU)
+
+
+def test_each_kind_warms_up_and_has_a_recording_of_its_own():
+    made: list[Callable[[], Tensor]] = []
+
+    def capture(work: Callable[[], Tensor]) -> tuple[Any, Any]:
+        made.append(work)
+        return again(work)
+
+    recorder = Recorder(numbered, pytest.fail, capture)
+    for step in range(2 * WARM_UP + 4):
+        kind, frames = ("odd", 2) if step % 2 else ("even", 2)
+        found = recorder(kind, step, batch_of(step, frames), draws_of(step))
+        assert (
+            found["only"]["loss"] == numbered(step, batch_of(step), draws_of(step))["only"]["loss"]
+        )
+    assert len(made) == 2
+    for step in range(WARM_UP + 1):
+        recorder("even", step, batch_of(step, frames=3), draws_of(step))
+    assert len(made) == 3, "another shape is another kind"
+    for number in range(MOST + 1):
+        for step in range(WARM_UP + 1):
+            recorder(number, step, batch_of(step), draws_of(step))
+    assert len(recorder._made) == MOST
+    recorder(None, 0, batch_of(0), draws_of(0))
+    assert len(made) == 3 + MOST + 1
+
+
+def test_a_step_that_cannot_be_recorded_goes_on_as_it_is():
+    def refuse(work: Callable[[], Tensor]) -> tuple[Any, Any]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    lines: list[str] = []
+    recorder = Recorder(numbered, lines.append, refuse)
+    for step in range(2 * WARM_UP + 4):
+        found = recorder("kind", step, batch_of(step), draws_of(step))
+        assert (
+            found["only"]["loss"] == numbered(step, batch_of(step), draws_of(step))["only"]["loss"]
+        )
+    assert len(lines) == 1
+    assert lines[0].startswith(f"warning: engine.cuda_graph: step {WARM_UP} cannot be recorded (op")
+    assert "\n" not in lines[0]
+
+
+def test_a_recording_draws_nothing_new():
+    kept = KeptDraws(0, 5, 0, 4, CPU)
+    first = kept.normal(4, 3, 1)
+    assert torch.equal(first, Draws(0, 5, 0, 4, CPU).normal(4, 3, 1))
+    kept.refill(Draws(0, 6, 0, 4, CPU))
+    assert kept.normal(4, 3, 1) is first
+    assert torch.equal(first, Draws(0, 6, 0, 4, CPU).normal(4, 3, 1))
+    sealed = KeptDraws(0, 5, 0, 4, CPU, kept.kept, sealed=True)
+    assert sealed.normal(4, 3, 1) is first
+    with pytest.raises(RuntimeError, match="other random numbers"):
+        sealed.integers(4, 3, 1)
+
+
+class Crossings(TorchDispatchMode):
+    """Notes what goes from the CPU to the other device, or waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
+        if len({t.device.type for t in tensors}) > 1:
+            self.found.append(str(func))
+        return result
+
+
+class MetaDraws(Draws):
+    """Draws whose tensors are on the other device already."""
+
+    def _moved(self, values: Tensor) -> Tensor:
+        return torch.empty(values.shape, dtype=values.dtype, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("dual_mtgan_weizmann", 1_000_000),
+        ("dual_mtgan_nemo", 1_000_000),
+        ("dual_mtgan_bair", 1_000_000),
+        ("dual_mtgan_plus_shapes", 0),
+        ("dual_mtgan_plus_shapes", 1000),
+        ("dual_mtgan_plus_shapes", 4000),
+        ("dual_mtgan_plus_faces", 1000),
+        ("dual_mtgan_plus_weizmann", 1000),
+    ],
+)
+def test_nothing_crosses_from_the_host_in_a_step(name, step, monkeypatch):
+    # The device without memory stands for a GPU: mixing it with the CPU, or reading a value off
+    # it, shows.
+    def autocast(*_: object, **__: object) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()  # of which the device without memory knows nothing
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    found = load_recipe(f"recipes/{name}.yaml")
+    with torch.device("meta"):
+        model = build_model(found.model, resolution=64, channels=3).to("meta")
+    objective = build_objective(found.objective)
+    video = torch.empty(2, 16, 64, 64, 3, device="meta").permute(0, 1, 4, 2, 3)
+    batch = Batch(video, video, video[:, 0])
+    draws = MetaDraws(0, step, 0, 2, torch.device("meta"))
+    with Crossings() as crossings:
+        shared = objective.forward(model, batch, draws, step)
+        for phase in objective.phases():
+            objective.loss(phase, model, batch, shared, draws, step)
+        torch.zeros(1).to("meta")
+    assert crossings.found == ["aten._to_copy.default"], "the last line's alone"
+
+
+def test_cuda_graph_needs_one_process(tmp_path):
+    with pytest.raises(MtzooError, match=r"engine.cuda_graph: gradients of engine.devices: 2"):
+        tiny(tmp_path, cuda_graph=True, devices=2)
+
+
+def test_without_a_gpu_steps_run_as_they_are(tmp_path, capsys):
+    fit(tiny(tmp_path), tmp_path / "plain")
+    fit(tiny(tmp_path, cuda_graph=True), tmp_path / "graph")
+    assert "engine.cuda_graph: there is no GPU here" in capsys.readouterr().out
+    plain, graph = newest(tmp_path / "plain"), newest(tmp_path / "graph")
+    for name, value in plain["generators"].items():
+        assert torch.equal(value, graph["generators"][name])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["game", "turns"])
+def test_a_gpu_replays_what_it_would_compute(tmp_path, kind):
+    gpu, found = torch.device("cuda"), recipe(tmp_path, kind)
+    step = stepper(found, gpu, cuda_graph=True)
+    replayed = run(step, found, 40, gpu)
+    assert step._recorder is not None
+    assert step._recorder._made
+    # Sums in another order, which Adam makes larger with every step.
+    for plain, other in zip(run(stepper(found, gpu), found, 40, gpu), replayed, strict=True):
+        assert other == pytest.approx(plain, rel=0.02, abs=1e-3)

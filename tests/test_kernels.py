@@ -1,0 +1,134 @@
+"""Triton kernels beside the layers whose work they do, in Triton's interpreter without a GPU."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mtzoo.nn import kernels
+from mtzoo.nn.fold import fold
+from mtzoo.nn.kernels import DoubleSize, blocks, by_place, double_size
+
+pytest.importorskip("triton", reason="Triton is not installed here")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+def drawn(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(size, device=DEVICE).to(dtype)
+
+
+# Triton's interpreter multiplies the bits of bfloat16 as integers.
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)],
+)
+@pytest.mark.parametrize("slope", [1.0, 0.0, 0.2])
+@pytest.mark.parametrize(
+    ("count", "inputs", "outputs", "height", "width"),
+    [(1, 16, 16, 1, 1), (2, 24, 40, 3, 5), (3, 70, 3, 4, 4), (2, 16, 130, 2, 3)],
+)
+def test_doubling_is_a_transposed_convolution(count, inputs, outputs, height, width, slope, dtype):
+    torch.manual_seed(0)
+    x = drawn(count, inputs, height, width, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = drawn(inputs, outputs, 4, 4, dtype=dtype) / (4 * inputs) ** 0.5
+    bias = drawn(outputs, dtype=dtype)
+    found = double_size(x, by_place(weight), bias, slope)
+    expected = F.conv_transpose2d(x.double(), weight.double(), bias.double(), 2, 1)
+    expected = torch.where(expected < 0, expected * slope, expected)
+    assert found.shape == (count, outputs, 2 * height, 2 * width)
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    close = TOLERANCE[dtype]
+    torch.testing.assert_close(found.double(), expected, rtol=close, atol=close)
+
+
+def test_weights_by_place_are_two_by_two_convolutions():
+    layer = nn.ConvTranspose2d(3, 2, 4, 2, 1, bias=False).requires_grad_(False)
+    x = torch.randn(1, 3, 5, 6)
+    matrices = by_place(layer.weight)
+    padded = F.pad(x, (1, 1, 1, 1))
+    for place in range(4):
+        down, right = divmod(place, 2)
+        made = 0
+        for tap in range(4):
+            up, left = divmod(tap, 2)
+            part = padded[:, :, up + down : up + down + 5, left + right : left + right + 6]
+            made = made + torch.einsum("nchw,co->nohw", part, matrices[place, tap])
+        torch.testing.assert_close(made, layer(x)[:, :, down::2, right::2])
+
+
+def test_pictures_that_lie_otherwise_are_refused():
+    with pytest.raises(RuntimeError, match="channels_last"):
+        double_size(drawn(1, 16, 4, 4), drawn(4, 4, 16, 16), drawn(16))
+
+
+def test_blocks_are_powers_of_two_and_fill_a_gpu():
+    for rows in (1, 16, 1000, 10**6):
+        for outputs in (3, 64, 200, 512):
+            sizes = blocks(rows, 100, outputs)
+            assert all(size >= 16 and size & (size - 1) == 0 for size in sizes)
+    assert blocks(10**6, 512, 256) == (128, 128, 64)
+    assert blocks(256, 512, 256)[0] == 16
+
+
+def pair() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.ConvTranspose2d(16, 24, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(24),
+        nn.ReLU(inplace=True),
+        nn.ConvTranspose2d(24, 16, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.ConvTranspose2d(16, 3, 4, 2, 1),
+        nn.Tanh(),
+    ).to(DEVICE)
+
+
+def test_a_folded_network_fuses_and_gives_the_same(monkeypatch):
+    whole = pair().eval()
+    whole[1].running_mean.normal_(0, 0.3)
+    whole[1].running_var.uniform_(0.5, 2.0)
+    fused = fold(whole, fused=True)
+    assert sum(isinstance(part, DoubleSize) for part in fused) == 2
+    assert not any(isinstance(part, nn.ReLU | nn.LeakyReLU) for part in fused)
+    # The interpreter's tensors are on the CPU, where the layers run otherwise.
+    monkeypatch.setattr(DoubleSize, "_fuses", lambda self, x: not torch.is_grad_enabled())
+    ran: list[torch.Size] = []
+    kernel = kernels.double_size
+    monkeypatch.setattr(
+        kernels, "double_size", lambda x, *more: (ran.append(x.shape), kernel(x, *more))[1]
+    )
+    x = drawn(2, 16, 3, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), whole(x), rtol=1e-4, atol=1e-5)
+    assert len(ran) == 2
+    torch.testing.assert_close(fused(x), whole(x), rtol=1e-4, atol=1e-5)
+    assert len(ran) == 2, "with gradients the layers run"
+
+
+def test_a_cpu_runs_the_layers():
+    layer = nn.ConvTranspose2d(16, 16, 4, 2, 1)
+    fused, x = DoubleSize(copy.deepcopy(layer), 0.2), torch.randn(1, 16, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), F.leaky_relu(layer(x), 0.2))
+    assert list(fused.state_dict()) == ["layer.weight", "layer.bias"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_gpu_runs_the_kernel_at_the_recipes_sizes(dtype):
+    torch.manual_seed(0)
+    x = drawn(64, 512, 4, 4, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    layer = nn.ConvTranspose2d(512, 256, 4, 2, 1).to(DEVICE, dtype).requires_grad_(False)
+    fused = DoubleSize(layer, 0.0)
+    with torch.no_grad():
+        assert fused._fuses(x)
+        close = 10 * TOLERANCE[dtype]
+        torch.testing.assert_close(fused(x), F.relu(layer(x)), rtol=close, atol=close)
