@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from bench_kit import DEVICE, ON_GPU, compare, tf32
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
+from torch.nn import functional as F
 
 import mtzoo
 from mtzoo.interfaces import Component, ImageGenerator
@@ -51,7 +53,11 @@ def build(slot: str, name: str) -> Component:
 
 def inputs(slot: str, component: Component) -> tuple[Any, ...]:
     torch.manual_seed(1)
-    video = torch.rand(BATCH, FRAMES, SIDE, SIDE, 3, device=DEVICE).permute(0, 1, 4, 2, 3) * 2 - 1
+    # As smooth as pictures are: of white noise little is left after some layers, and batch norms
+    # over two of them would make much of the rounding.
+    coarse = torch.rand(BATCH * FRAMES, 3, 8, 8, device=DEVICE) * 2 - 1
+    frames = F.interpolate(coarse, size=SIDE, mode="bilinear").permute(0, 2, 3, 1).contiguous()
+    video = frames.unflatten(0, (BATCH, FRAMES)).permute(0, 1, 4, 2, 3)
     code = torch.randn(BATCH, FRAMES, 128, device=DEVICE)
     if slot == "content_encoders":
         return (video[:, 0],)
@@ -107,13 +113,14 @@ def bench_component(
     if variant == "compiled":
         other.compile()
     run = runner(other, plain if variant == "nchw" else given, precision, backward)
-    compare(
-        benchmark,
-        reference,
-        tf32(run) if variant == "tf32" else run,
-        group=f"{slot}: {name}, {way}",
-        parameters=list(component.parameters()),
-        precision=precision,
-        compiled=variant == "compiled",
-        bound=0.02 if variant == "tf32" else None,
-    )
+    with torch._inductor.config.patch(fallback_random=True):  # compiled, it draws the same, too
+        compare(
+            benchmark,
+            reference,
+            tf32(run) if variant == "tf32" else run,
+            group=f"{slot}: {name}, {way}",
+            parameters=list(component.parameters()),
+            precision=precision,
+            compiled=variant == "compiled",
+            bound=0.02 if variant == "tf32" else None,
+        )
