@@ -64,23 +64,24 @@ class KeptDraws(Draws):
         return self.kept[asked]
 
 
-def cuda_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-    """Record what ``run`` tells the GPU to do, without doing it.
-
-    Args:
-        run: Ran before with other values; waits for nothing and moves nothing from the host.
+def cuda_graphs() -> Capture:
+    """What records in CUDA graphs that share their memory: they are replayed one after another.
 
     Returns:
-        What does it, and the tensor that ``run`` returned, which is filled then.
-
-    Raises:
-        RuntimeError: Something in it cannot be recorded.
+        A function of a step that ran before with other values. It records what the step tells the
+        GPU to do, without doing it, and returns what does it, and the tensor that the step
+        returned, which is filled then. It raises `RuntimeError` where something cannot be recorded.
     """
-    graph = torch.cuda.CUDAGraph()
-    # Other threads go on pinning memory for batches to come.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        output = run()
-    return graph.replay, output
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads go on pinning memory for batches to come.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            output = run()
+        return graph.replay, output
+
+    return capture
 
 
 class Recorder:
@@ -92,13 +93,14 @@ class Recorder:
     Args:
         work: One step, from its number, batch and draws: no host waits for the device in it.
         say: Where the line goes.
-        capture: Records; another than `cuda_graph` in tests.
+        capture: Records; by default `cuda_graphs`.
     """
 
     def __init__(
-        self, work: Work, say: Callable[[str], None], capture: Capture = cuda_graph
+        self, work: Work, say: Callable[[str], None], capture: Capture | None = None
     ) -> None:
-        self._work, self._say, self._capture = work, say, capture
+        self._work, self._say = work, say
+        self._capture = capture or cuda_graphs()
         self._seen: OrderedDict[Hashable, tuple[int, Kept]] = OrderedDict()
         self._made: OrderedDict[Hashable, _Recording] = OrderedDict()
         self.failed = False

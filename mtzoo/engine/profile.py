@@ -177,7 +177,7 @@ def profile(
     Raises:
         MtzooError: The recipe cannot be built, or a batch of no pairs was asked for.
     """
-    options = dataclasses.replace(recipe.engine, devices=1, compile=False)
+    options = dataclasses.replace(recipe.engine, devices=1, compile=False, cuda_graph=False)
     if batch_size is not None:
         if batch_size < 1:
             raise MtzooError(f"a batch of {batch_size} pairs cannot be measured; take 1 or more")
