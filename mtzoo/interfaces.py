@@ -313,6 +313,14 @@ class Draws:
         drawn = torch.randint(high, (self.total,), generator=self._generator(stream))
         return self._moved(drawn[self.offset : self.offset + count])
 
+    def number(self, name: str, value: float) -> float | Tensor:
+        """A number that follows from the step, such as how far a term's ramp is.
+
+        A recorded step (``engine.cuda_graph``) reads it anew each time it is replayed, where the
+        objective's `Objective.numbers` has it under the same name.
+        """
+        return value
+
     def _moved(self, values: Tensor) -> Tensor:
         if self.device.type == "cuda":  # from elsewhere the host waits for the copy
             values = values.pin_memory()
@@ -376,13 +384,17 @@ class Objective(abc.ABC):
         """What forward and loss take from the step but through tensors: its number, host's choices.
 
         Two steps of equal variants tell the device to do the same with other values, so one may be
-        recorded and replayed for the other (``engine.cuda_graph``). Draws asked for by `Draws`
-        with its own device are tensors and do not count.
+        recorded and replayed for the other (``engine.cuda_graph``). What `Draws` gives on its own
+        device, and numbers asked for by `Draws.number`, do not count.
 
         Returns:
             ``None``, the default, where it is not known: such steps are never recorded.
         """
         return None
+
+    def numbers(self, step: int) -> Mapping[str, float]:
+        """What loss asks `Draws.number` for, by name; by default nothing."""
+        return {}
 
     @abc.abstractmethod
     def health(self, model: Any, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:

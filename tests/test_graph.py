@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mtzoo.engine import graph
 from mtzoo.engine.graph import MOST, WARM_UP, KeptDraws, Recorder
 from mtzoo.engine.loop import fit
 from mtzoo.engine.step import Step
@@ -115,11 +116,13 @@ def run(
 
 
 @pytest.mark.parametrize("kind", ["game", "turns"])
-def test_replayed_steps_are_the_steps(tmp_path, kind):
+def test_replayed_steps_are_the_steps(tmp_path, kind, monkeypatch):
+    # So that Python's numbers are rounded as a recording's are.
+    monkeypatch.setattr(Draws, "number", lambda _, name, value: torch.tensor(value))
     found = recipe(tmp_path, kind)
     expected = run(stepper(found), found, 40)
     step = stepper(found)
-    step._recorder = Recorder(step._work, pytest.fail, again)
+    step._recorder = Recorder(step._work, pytest.fail, step._seed_all, again)
     before = Again.played
     assert run(step, found, 40) == expected
     assert Again.played - before >= 10
@@ -131,7 +134,7 @@ def test_what_a_variant_forgets_shows(tmp_path, monkeypatch):
     expected = run(stepper(found), found, 12)
     monkeypatch.setattr(DualMTGANObjective, "variant", lambda *_: ())
     step = stepper(found)
-    step._recorder = Recorder(step._work, pytest.fail, again)
+    step._recorder = Recorder(step._work, pytest.fail, step._seed_all, again)
     assert run(step, found, 12) != expected
 
 
@@ -156,51 +159,77 @@ def test_each_kind_warms_up_and_has_a_recording_of_its_own():
         made.append(work)
         return again(work)
 
-    recorder = Recorder(numbered, pytest.fail, capture)
+    recorder = Recorder(numbered, pytest.fail, [].append, capture)
     for step in range(2 * WARM_UP + 4):
         kind, frames = ("odd", 2) if step % 2 else ("even", 2)
-        found = recorder(kind, step, batch_of(step, frames), draws_of(step))
+        found = recorder(kind, {}, step, batch_of(step, frames), draws_of(step))
         assert (
             found["only"]["loss"] == numbered(step, batch_of(step), draws_of(step))["only"]["loss"]
         )
     assert len(made) == 2
     for step in range(WARM_UP + 1):
-        recorder("even", step, batch_of(step, frames=3), draws_of(step))
+        recorder("even", {}, step, batch_of(step, frames=3), draws_of(step))
     assert len(made) == 3, "another shape is another kind"
     for number in range(MOST + 1):
         for step in range(WARM_UP + 1):
-            recorder(number, step, batch_of(step), draws_of(step))
+            recorder(number, {}, step, batch_of(step), draws_of(step))
     assert len(recorder._made) == MOST
-    recorder(None, 0, batch_of(0), draws_of(0))
+    recorder(None, {}, 0, batch_of(0), draws_of(0))
     assert len(made) == 3 + MOST + 1
 
 
-def test_a_step_that_cannot_be_recorded_goes_on_as_it_is():
-    def refuse(work: Callable[[], Tensor]) -> tuple[Any, Any]:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+def refuse(work: Callable[[], Tensor]) -> tuple[Any, Any]:
+    raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
+
+def test_a_step_that_cannot_be_recorded_goes_on_as_it_is(monkeypatch):
     lines: list[str] = []
-    recorder = Recorder(numbered, lines.append, refuse)
+    seeded: list[int] = []
+    monkeypatch.setattr(graph, "UNWINDS", (2, 0))
+    recorder = Recorder(numbered, lines.append, seeded.append, refuse)
     for step in range(2 * WARM_UP + 4):
-        found = recorder("kind", step, batch_of(step), draws_of(step))
+        found = recorder("kind", {}, step, batch_of(step), draws_of(step))
         assert (
             found["only"]["loss"] == numbered(step, batch_of(step), draws_of(step))["only"]["loss"]
         )
     assert len(lines) == 1
     assert lines[0].startswith(f"warning: engine.cuda_graph: step {WARM_UP} cannot be recorded (op")
     assert "\n" not in lines[0]
+    assert seeded == [0, 1, 2, 3, 3, *range(4, 2 * WARM_UP + 4)], "again after what was tried"
+
+
+def test_a_torch_that_cannot_go_on_says_so(monkeypatch):
+    monkeypatch.setattr(graph, "UNWINDS", (99, 0))
+    recorder = Recorder(numbered, pytest.fail, [].append, refuse)
+    for step in range(WARM_UP):
+        recorder("kind", {}, step, batch_of(step), draws_of(step))
+    with pytest.raises(
+        MtzooError, match=r"step 3 cannot be recorded \(op.*; set it to false and go"
+    ):
+        recorder("kind", {}, WARM_UP, batch_of(3), draws_of(3))
+
+
+def test_numbers_are_read_anew():
+    def ramped(step: int, batch: Batch, draws: Draws) -> dict[str, dict[str, Tensor]]:
+        return {"only": {"loss": draws.number("ramp", step / 7) * batch.video.sum()}}
+
+    recorder = Recorder(ramped, pytest.fail, [].append, again)
+    for step in range(2 * WARM_UP):
+        found = recorder("kind", {"ramp": step / 7}, step, batch_of(1.0), draws_of(step))
+        assert found["only"]["loss"] == torch.tensor(step / 7) * batch_of(1.0).video.sum()
+    assert draws_of(0).number("ramp", 0.5) == 0.5
 
 
 def test_a_recording_draws_nothing_new():
     kept = KeptDraws(0, 5, 0, 4, CPU)
     first = kept.normal(4, 3, 1)
     assert torch.equal(first, Draws(0, 5, 0, 4, CPU).normal(4, 3, 1))
-    kept.refill(Draws(0, 6, 0, 4, CPU))
+    kept.refill(Draws(0, 6, 0, 4, CPU), {})
     assert kept.normal(4, 3, 1) is first
     assert torch.equal(first, Draws(0, 6, 0, 4, CPU).normal(4, 3, 1))
     sealed = KeptDraws(0, 5, 0, 4, CPU, kept.kept, sealed=True)
     assert sealed.normal(4, 3, 1) is first
-    with pytest.raises(RuntimeError, match="other random numbers"):
+    with pytest.raises(RuntimeError, match="other numbers"):
         sealed.integers(4, 3, 1)
 
 

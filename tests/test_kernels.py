@@ -52,7 +52,7 @@ def test_doubling_is_a_transposed_convolution(count, inputs, outputs, height, wi
 def test_weights_by_place_are_two_by_two_convolutions():
     layer = nn.ConvTranspose2d(3, 2, 4, 2, 1, bias=False).requires_grad_(False)
     x = torch.randn(1, 3, 5, 6)
-    matrices = by_place(layer.weight)
+    matrices = by_place(layer.weight).unflatten(0, (4, 4))
     padded = F.pad(x, (1, 1, 1, 1))
     for place in range(4):
         down, right = divmod(place, 2)
@@ -66,7 +66,10 @@ def test_weights_by_place_are_two_by_two_convolutions():
 
 def test_pictures_that_lie_otherwise_are_refused():
     with pytest.raises(RuntimeError, match="channels_last"):
-        double_size(drawn(1, 16, 4, 4), drawn(4, 4, 16, 16), drawn(16))
+        double_size(drawn(1, 16, 4, 4), drawn(16, 16, 16), drawn(16))
+    x = drawn(1, 16, 4, 4).contiguous(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match="weight and bias must be contiguous"):
+        double_size(x, drawn(16, 16, 16).transpose(1, 2), drawn(16))
 
 
 def test_blocks_are_powers_of_two_and_fill_a_gpu():
@@ -121,9 +124,18 @@ def test_a_cpu_runs_the_layers():
     assert list(fused.state_dict()) == ["layer.weight", "layer.bias"]
 
 
+def test_weights_that_are_loaded_reach_the_kernel():
+    fused = nn.Sequential(DoubleSize(nn.ConvTranspose2d(16, 16, 4, 2, 1)))
+    before = fused[0].by_place.clone()
+    fused.load_state_dict({name: 2 * value for name, value in fused.state_dict().items()})
+    torch.testing.assert_close(fused[0].by_place, 2 * before)
+    torch.testing.assert_close(copy.deepcopy(fused)[0].by_place, 2 * before)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_a_gpu_runs_the_kernel_at_the_recipes_sizes(dtype):
+def test_a_gpu_runs_the_kernel_at_the_recipes_sizes(dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
     torch.manual_seed(0)
     x = drawn(64, 512, 4, 4, dtype=dtype).contiguous(memory_format=torch.channels_last)
     layer = nn.ConvTranspose2d(512, 256, 4, 2, 1).to(DEVICE, dtype).requires_grad_(False)

@@ -18,8 +18,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "profile",
         help="measure a recipe's training step, component by component",
         description="Measure one training step of a recipe on this machine: parameters, "
-        "floating point operations, time and memory of each component; then try compilation and "
-        "bfloat16 and say what they gain. Needs no data.",
+        "floating point operations, time and memory of each component; then try compilation, "
+        "bfloat16 and, on a GPU, CUDA graphs and say what they gain. Needs no data.",
         usage="mtzoo profile --recipe R.yaml [--output DIR] [--batch N] [--repeats N] "
         "[--<key of the recipe> VALUE ...]",
     )

@@ -1,9 +1,10 @@
 """Training steps recorded in CUDA graphs and replayed: one launch instead of thousands.
 
 A recording does again what the device was told to do, in the same memory: it takes nothing from
-the host. So batches and random numbers are copied to where it reads them, the learning rate is a
-tensor, and what an objective takes from a step's number decides which recording fits
-(`mtzoo.interfaces.Objective.variant`).
+the host. So batches, random numbers and how far ramps are get copied to where it reads them, the
+learning rate is a tensor, and what else an objective takes from a step's number decides which
+recording fits (`mtzoo.interfaces.Objective.variant`). A component that counts steps or draws by
+Python itself would do in each replay what it did in the recording.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Draws
 
 WARM_UP = 3
@@ -25,8 +27,12 @@ WARM_UP = 3
 MOST = 8
 """Recordings that are kept; the one not used for longest goes first."""
 
+UNWINDS = (2, 15)
+"""From this torch on a recording that fails leaves streams and random numbers as they were, by its
+source; before, steps could not go on."""
+
 Figures = Mapping[str, Mapping[str, Tensor]]
-Kept = dict[tuple[str, int, int, int], Tensor]
+Kept = dict[tuple[Any, ...], Tensor]
 Work = Callable[[int, Batch, Draws], Figures]
 Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 
@@ -36,7 +42,7 @@ class KeptDraws(Draws):
     """Draws that hand out the same tensors again, for a recording to read.
 
     Attributes:
-        kept: By what was asked for.
+        kept: By what was asked for, numbers by their names.
         sealed: Whether to refuse what was not asked for before.
     """
 
@@ -51,17 +57,31 @@ class KeptDraws(Draws):
         """As `Draws.integers`."""
         return self._keep("integers", count, high, stream)
 
-    def refill(self, draws: Draws) -> None:
+    def number(self, name: str, value: float) -> Tensor:
+        """As `Draws.number`, in a tensor."""
+        asked = ("number", name)
+        if asked not in self.kept:
+            self._refuse_if_sealed()
+            self.kept[asked] = torch.full((), value, device=self.device)
+        return self.kept[asked]
+
+    def refill(self, draws: Draws, numbers: Mapping[str, float]) -> None:
         """Replace all values by those of another step, in place."""
         for (name, *asked), values in self.kept.items():
-            values.copy_(getattr(draws, name)(*asked), non_blocking=True)
+            if name == "number":
+                values.fill_(numbers[asked[0]])
+            else:
+                values.copy_(getattr(draws, name)(*asked), non_blocking=True)
 
     def _keep(self, *asked: Any) -> Tensor:
         if asked not in self.kept:
-            if self.sealed:
-                raise RuntimeError("it draws other random numbers than the steps before it")
+            self._refuse_if_sealed()
             self.kept[asked] = getattr(super(), asked[0])(*asked[1:])
         return self.kept[asked]
+
+    def _refuse_if_sealed(self) -> None:
+        if self.sealed:
+            raise RuntimeError("it asks for other numbers than the steps before it")
 
 
 def cuda_graphs() -> Capture:
@@ -88,35 +108,47 @@ class Recorder:
     """Runs steps, from a recording wherever one fits.
 
     The first steps of a kind run as they are, the next is recorded, all later ones are replayed.
-    Where recording fails nothing is lost: a line says why, and steps go on as they are.
+    Where recording fails a line says why, and steps go on as they are.
 
     Args:
         work: One step, from its number, batch and draws: no host waits for the device in it.
         say: Where the line goes.
+        seed: Seeds torch's generators for a step, before it runs in whatever way.
         capture: Records; by default `cuda_graphs`.
     """
 
     def __init__(
-        self, work: Work, say: Callable[[str], None], capture: Capture | None = None
+        self,
+        work: Work,
+        say: Callable[[str], None],
+        seed: Callable[[int], object],
+        capture: Capture | None = None,
     ) -> None:
-        self._work, self._say = work, say
+        self._work, self._say, self._seed = work, say, seed
         self._capture = capture or cuda_graphs()
         self._seen: OrderedDict[Hashable, tuple[int, Kept]] = OrderedDict()
         self._made: OrderedDict[Hashable, _Recording] = OrderedDict()
         self.failed = False
 
-    def __call__(self, kind: Hashable, step: int, batch: Batch, draws: Draws) -> Figures:
+    def __call__(
+        self, kind: Hashable, numbers: Mapping[str, float], step: int, batch: Batch, draws: Draws
+    ) -> Figures:
         """Run a step.
 
         Args:
             kind: Steps of one kind differ in nothing but tensors; ``None`` is never recorded.
+            numbers: What the step asks `Draws.number` for.
             step: Its number, from 0.
             batch: On the device.
             draws: The step's random numbers.
 
         Returns:
             What ``work`` does, as tensors that later steps leave alone.
+
+        Raises:
+            MtzooError: Recording failed with a torch that cannot go on from there.
         """
+        self._seed(step)
         if kind is None or self.failed:
             return self._work(step, batch, draws)
         kind = (kind, *((t.shape, t.stride(), t.dtype) for t in batch))
@@ -124,16 +156,17 @@ class Recorder:
             times, values = self._seen.pop(kind, (0, {}))
             kept = KeptDraws(draws.seed, step, draws.offset, draws.total, draws.device, values)
             if times < WARM_UP:
-                kept.refill(draws)
+                kept.refill(draws, numbers)
                 self._seen[kind] = (times + 1, values)
                 while len(self._seen) > 2 * MOST:
                     self._seen.popitem(last=False)
                 return self._work(step, batch, kept)
             self._make(kind, step, batch, kept)
+            self._seed(step)  # recording may have drawn
             if self.failed:
                 return self._work(step, batch, draws)
         self._made.move_to_end(kind)
-        return self._made[kind].replay(batch, draws)
+        return self._made[kind].replay(numbers, batch, draws)
 
     def _make(self, kind: Hashable, step: int, batch: Batch, kept: KeptDraws) -> None:
         while len(self._made) >= MOST:
@@ -144,10 +177,10 @@ class Recorder:
             self.failed = True
             self._made.clear()
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self._say(
-                f"warning: engine.cuda_graph: step {step} cannot be recorded ({reason}); going on "
-                "without"
-            )
+            why = f"engine.cuda_graph: step {step} cannot be recorded ({reason})"
+            if tuple(int(part) for part in torch.__version__.split(".")[:2]) < UNWINDS:
+                raise MtzooError(f"{why}; set it to false and go on with --resume") from error
+            self._say(f"warning: {why}; going on without")
 
 
 class _Recording:
@@ -168,10 +201,10 @@ class _Recording:
 
         self._play, self._output = capture(run)
 
-    def replay(self, batch: Batch, draws: Draws) -> Figures:
+    def replay(self, numbers: Mapping[str, float], batch: Batch, draws: Draws) -> Figures:
         for here, given in zip(self._batch, batch, strict=True):
             here.copy_(given, non_blocking=True)
-        self._draws.refill(draws)
+        self._draws.refill(draws, numbers)
         self._play()
         found: dict[str, dict[str, Tensor]] = {}
         values = self._output.clone().unbind()

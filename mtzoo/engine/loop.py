@@ -277,9 +277,8 @@ class _Run:
         if logging:
             row |= self.losses
             row |= {
-                "lr" if half == "generators" else "lr_discriminators": float(group["lr"])
-                for half, optimizer in self.optimizers.items()
-                for group in optimizer.param_groups
+                "lr" if half == "generators" else "lr_discriminators": self.learn.rates[half]
+                for half in self.optimizers
             }
         if feeling:
             self.health = self._feel(batch, draws)

@@ -31,7 +31,7 @@ class EngineOptions:
         devices: Processes on this machine, one a device; each takes an equal share of the batch.
         compile: Compile the networks with ``torch.compile``.
         cuda_graph: Record steps in CUDA graphs and replay them, which spares the host nearly all
-            of its work. For one process with a GPU; elsewhere nothing changes.
+            of its work. For one process with a GPU; on a CPU steps run as they are.
         workers: Loader processes a rank; 0 loads in the training process. Data that is read, not
             computed, is loaded by one thread instead, whatever the number above 0.
         log_every: Steps between rows of the log.

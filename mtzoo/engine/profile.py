@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mtzoo.engine import launch
+from mtzoo.engine.graph import WARM_UP
 from mtzoo.engine.measure import Cost, Tally, ceilings, in_turn, ratio, wait
 from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.step import Step
@@ -208,8 +209,18 @@ def profile(
         _trace(lambda: run(step), trace, components(step.model))
     total = sum(share.seconds for share in tally.shares.values())
     settings = {"as it is": step, **{k: build(v) for k, v in variants(options, device).items()}}
-    losses = {name: run(build_) for name, build_ in settings.items() if name != "as it is"}
-    first = run(build(options))
+    # A recorded step is replayed after some as they are.
+    before = {
+        name: WARM_UP + 1 if found.options.cuda_graph else 0 for name, found in settings.items()
+    }
+
+    def after(found: Step, count: int) -> Mapping[str, Mapping[str, Tensor]]:
+        for _ in range(count):
+            run(found)
+        return run(found)
+
+    losses = {k: after(found, before[k]) for k, found in settings.items() if k != "as it is"}
+    plain = {count: after(build(options), count) for count in set(before.values())}
     times = in_turn(
         {name: lambda found=found: run(found) for name, found in settings.items()},
         repeats=repeats,
@@ -219,7 +230,7 @@ def profile(
     advice = []
     for name, found in losses.items():
         gain = ratio(times["as it is"], times[name])
-        difference = distance(first, found)
+        difference = distance(plain[before[name]], found)
         advice.append(
             {"setting": name, "gain": gain, "difference": difference, "worth": gain >= WORTH}
         )

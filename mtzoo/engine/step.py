@@ -47,6 +47,7 @@ class Step:
     Attributes:
         learning: The parameters that learn, by half.
         optimizers: One for each half that has any.
+        rates: The learning rates of the newest step, by half.
         average: The averaged generators, where the recipe averages.
     """
 
@@ -97,7 +98,9 @@ class Step:
         self.average = Average(model, options.ema_decay) if options.ema_decay else None
         if options.compile:
             compile_parts(model)
-        self._recorder = Recorder(self._work, say) if self._recording else None
+        self._say = say
+        self._recorder: Recorder | None = None
+        self.rates: dict[Half, float] = dict(self._rates)
         for half in self.optimizers:
             self._settle(half)
 
@@ -112,15 +115,15 @@ class Step:
         Returns:
             By phase that ran: its ``loss`` and terms, detached scalars on the device.
         """
-        torch.manual_seed(_mix(self._seed, step, self._rank))
         self._set_rates(step)
         if self._recorder is None:
+            self._seed_all(step)
             figures = self._work(step, batch, draws)
         else:
             kind = self.objective.variant(self.model, batch, draws, step)
             if kind is not None:
                 kind = (kind, *(phase.due(step) for phase in self.phases))
-            figures = self._recorder(kind, step, batch, draws)
+            figures = self._recorder(kind, self.objective.numbers(step), step, batch, draws)
         if self.average:
             self.average.update(step)
         return figures
@@ -128,7 +131,8 @@ class Step:
     def state(self, half: Half) -> dict[str, Any]:
         """An optimizer's state for a checkpoint, whatever the device and its recordings."""
         state = self.optimizers[half].state_dict()
-        groups = [{**g, "lr": float(g["lr"]), "capturable": False} for g in state["param_groups"]]
+        rate = self.rates[half]
+        groups = [{**g, "lr": rate, "capturable": False} for g in state["param_groups"]]
         return {**state, "param_groups": groups}
 
     def restore(self, half: Half, state: Mapping[str, Any]) -> None:
@@ -137,6 +141,10 @@ class Step:
         self._settle(half)
 
     def _settle(self, half: Half) -> None:
+        if self._recording:
+            self._recorder = Recorder(self._work, self._say, self._seed_all)  # of the state now
+            # The steps before a recording run as they are, and torch would warn of the first.
+            vars(self.optimizers[half])["_warned_capturable_if_run_uncaptured"] = True
         for group in self.optimizers[half].param_groups:
             group["betas"] = self.options.betas
             group["weight_decay"] = self.options.weight_decay
@@ -148,11 +156,15 @@ class Step:
     def _set_rates(self, step: int) -> None:
         factor = scale(self.options, step)
         for half, optimizer in self.optimizers.items():
+            self.rates[half] = factor * self._rates[half]
             for group in optimizer.param_groups:
                 if self._recording:
-                    group["lr"].fill_(factor * self._rates[half])
+                    group["lr"].fill_(self.rates[half])
                 else:
-                    group["lr"] = factor * self._rates[half]
+                    group["lr"] = self.rates[half]
+
+    def _seed_all(self, step: int) -> None:
+        torch.manual_seed(_mix(self._seed, step, self._rank))
 
     def _work(self, step: int, batch: Batch, draws: Draws) -> Mapping[str, Mapping[str, Tensor]]:
         self._let_learn("generators")

@@ -16,6 +16,7 @@ def doubled(
     inputs,
     outputs,
     slope,
+    columns,
     ieee: tl.constexpr,
     block_rows: tl.constexpr,
     block_outputs: tl.constexpr,
@@ -24,9 +25,10 @@ def doubled(
     # Programs that read the same pixels come one after another: the four places of an output
     # pixel within its square fastest, then channels, then pixels.
     place = tl.program_id(0) % 4
-    column = tl.program_id(0) // 4
+    column = tl.program_id(0) // 4 % columns
     down, right = place // 2, place % 2
-    row = tl.program_id(1).to(tl.int64) * block_rows + tl.arange(0, block_rows)
+    first_row = (tl.program_id(0) // (4 * columns)).to(tl.int64) * block_rows
+    row = first_row + tl.arange(0, block_rows)
     at_y, at_x = row // width % height, row % width
     out = column * block_outputs + tl.arange(0, block_outputs)
     total = tl.full((block_rows, block_outputs), 0.0, tl.float32)

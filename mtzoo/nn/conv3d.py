@@ -25,4 +25,5 @@ class Conv3d(nn.Conv3d):
             return super().forward(input)
         along, *space = cast(tuple[int, int, int], self.padding)
         padded = F.pad(input, (0, 0, 0, 0, along, along))
-        return F.conv3d(padded, self.weight, self.bias, self.stride, (0, *space), self.dilation)
+        how = (self.stride, (0, *space), self.dilation, self.groups)
+        return F.conv3d(padded, self.weight, self.bias, *how)

@@ -53,7 +53,8 @@ def fold(
         pack: Whether weights are kept as an x86 processor's kernels read them, beside the plain
             ones.
         fused: Whether transposed 4x4 convolutions of stride 2 run with their activation in one
-            Triton kernel on a GPU (`mtzoo.nn.kernels`).
+            Triton kernel on a GPU (`mtzoo.nn.kernels`), where one follows the other in an
+            ``nn.Sequential`` that nobody takes single layers from.
 
     Returns:
         A copy in eval mode whose parameters need no gradients. It cannot be trained, and its state
@@ -154,10 +155,12 @@ def _to_few_channels(layer: nn.Module) -> TypeGuard[nn.ConvTranspose2d]:
 
 def _fuse(sequence: nn.Sequential) -> None:
     """Make one layer of a transposed convolution and the activation that follows it."""
+    if type(sequence) is not nn.Sequential:  # another may use its layers one by one
+        return
     places = [i for i, part in enumerate(sequence) if not isinstance(part, nn.Identity)]
     for index, after in itertools.pairwise(places):
         layer, activation = sequence[index], sequence[after]
-        if DoubleSize.takes(layer) and isinstance(activation, nn.ReLU | nn.LeakyReLU):
+        if DoubleSize.takes(layer) and type(activation) in (nn.ReLU, nn.LeakyReLU):
             slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
             sequence[index] = DoubleSize(cast(nn.ConvTranspose2d, layer), slope)
             sequence[after] = nn.Identity()

@@ -37,11 +37,11 @@ def by_place(weight: Tensor) -> Tensor:
         weight: ``(inputs, outputs, 4, 4)``.
 
     Returns:
-        ``(4 places, 4 taps, inputs, outputs)``, contiguous.
+        ``(4 places * 4 taps, inputs, outputs)``, contiguous.
     """
     rows = torch.tensor([[3, 1], [2, 0]], device=weight.device)
     picked = weight[:, :, rows][..., rows]  # inputs, outputs, a, t, b, u
-    return picked.permute(2, 4, 3, 5, 0, 1).reshape(4, TAPS, *weight.shape[:2]).contiguous()
+    return picked.permute(2, 4, 3, 5, 0, 1).reshape(4 * TAPS, *weight.shape[:2]).contiguous()
 
 
 def double_size(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tensor:
@@ -58,41 +58,51 @@ def double_size(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> 
 
     Returns:
         ``(N, outputs, 2 H, 2 W)`` in channels_last, same type; sums are in float32. float32 is
-        multiplied as ``torch.backends.cuda.matmul.fp32_precision`` says.
+        multiplied as ``torch.backends.cudnn.conv.fp32_precision`` says.
 
     Raises:
-        RuntimeError: Triton is not installed, or ``x`` lies otherwise.
+        RuntimeError: Triton is not installed, or ``x``, weight or bias lies otherwise.
     """
     kernel = _kernel()
     if kernel is None:
         raise RuntimeError("Triton is not installed; on Linux it comes with torch")
     if not x.is_contiguous(memory_format=torch.channels_last):
         raise RuntimeError("x must be contiguous in torch.channels_last")
+    if not (weight.is_contiguous() and bias.is_contiguous()):
+        raise RuntimeError("weight and bias must be contiguous")
     count, inputs, height, width = x.shape
     outputs = weight.shape[-1]
     y = x.new_empty(count, 2 * height, 2 * width, outputs)
     rows = count * height * width
     block_rows, block_outputs, block_inputs = blocks(rows, inputs, outputs)
-    grid = (4 * -(-outputs // block_outputs), -(-rows // block_rows))
-    kernel[grid](
-        x,
-        weight,
-        bias,
-        y,
-        rows,
-        height,
-        width,
-        inputs,
-        outputs,
-        slope,
-        ieee=torch.backends.cuda.matmul.fp32_precision != "tf32",
-        block_rows=block_rows,
-        block_outputs=block_outputs,
-        block_inputs=block_inputs,
-        num_warps=8 if block_rows * block_outputs > 64 * 64 else 4,
-        num_stages=3,
-    )
+    columns = -(-outputs // block_outputs)
+    with torch.cuda.device_of(x):
+        kernel[(4 * columns * -(-rows // block_rows),)](
+            x,
+            weight,
+            bias,
+            y,
+            rows,
+            height,
+            width,
+            inputs,
+            outputs,
+            slope,
+            columns,
+            ieee=_precision() != "tf32",
+            block_rows=block_rows,
+            block_outputs=block_outputs,
+            block_inputs=min(block_inputs, 128 // x.element_size()),  # 96 KiB for three stages
+            num_warps=8 if block_rows * block_outputs > 64 * 64 else 4,
+            num_stages=3,
+        )
     return y.permute(0, 3, 1, 2)
+
+
+def _precision() -> str:
+    """What torch's own convolutions multiply float32 in on a GPU."""
+    convolutions: Any = torch.backends.cudnn
+    return convolutions.conv.fp32_precision
 
 
 def blocks(rows: int, inputs: int, outputs: int) -> tuple[int, int, int]:
@@ -128,6 +138,7 @@ class DoubleSize(nn.Module):
         self.layer, self.slope = layer, slope
         with torch.no_grad():
             self.register_buffer("by_place", by_place(layer.weight), persistent=False)
+        self.register_load_state_dict_post_hook(_rearrange)
 
     @staticmethod
     def takes(layer: nn.Module) -> bool:
@@ -138,8 +149,9 @@ class DoubleSize(nn.Module):
             and (layer.output_padding, layer.dilation, layer.groups) == ((0, 0), (1, 1), 1)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, inputs, H, W)`` to ``(N, outputs, 2 H, 2 W)``."""
+        x = input
         if not self._fuses(x):
             return F.leaky_relu(self.layer(x), self.slope)
         bias = self.layer.bias
@@ -157,3 +169,9 @@ class DoubleSize(nn.Module):
             and not torch.compiler.is_compiling()
             and _kernel() is not None
         )
+
+
+@torch.no_grad()
+def _rearrange(part: DoubleSize, _: object) -> None:
+    """Follow weights that were loaded."""
+    part.by_place.copy_(by_place(part.layer.weight))

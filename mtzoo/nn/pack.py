@@ -3,7 +3,7 @@
 oneDNN, which computes torch's convolutions on x86, wants weights in blocks of its own. In eager
 mode torch arranges them so at each call; with few pictures that takes longer than the arithmetic.
 The layers here keep what was arranged, as ``torch.compile`` does with constant weights
-(``freezing``), and apply a ReLU or leaky ReLU that follows in the same call.
+(``freezing``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd import forward_ad
 
 from mtzoo.nn.conv3d import Conv3d
 
@@ -31,6 +31,16 @@ _OPERATIONS = (
 )
 
 
+# Nothing follows in the same call.
+_ALONE = ("none", [], "")
+
+
+def _transforms() -> object:
+    """The innermost of torch.func's transforms at work; ``None`` where there is none."""
+    internals: Any = torch._C
+    return internals._functorch.peek_interpreter_stack()
+
+
 def can_pack() -> bool:
     """Whether this machine and this torch have what packed layers call."""
     return (
@@ -44,31 +54,26 @@ class _Packed(nn.Module):
     """What packed layers have in common: the other base class is the layer's own.
 
     A call goes to the layer's own forward pass wherever oneDNN would not do the same: on other
-    devices, while gradients or a compiler are at work, under autocast, and for types that it lacks.
+    devices, while gradients, a transform, a tracer or a compiler are at work, under autocast, and
+    for types and shapes that it does not take.
     """
 
     weight: Tensor
     bias: Tensor | None
-    activation: str = "none"
-    slope: float = 0.0
     _arranged: tuple[Any, Tensor] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self._runs(x):
-            plain = super().forward(x)
-            if self.activation == "none":
-                return plain
-            return F.leaky_relu(plain, self.slope)  # of slope 0 for a ReLU
+    def forward(self, input: Tensor) -> Tensor:
+        if not self._runs(input):
+            return super().forward(input)
         weight = self.weight
         version = 0 if weight.is_inference() else weight._version
-        key = (x.shape, weight.dtype, weight.data_ptr(), version)
+        key = (input.shape, weight.dtype, weight.data_ptr(), version)
         arranged = self._arranged
         if arranged is None or arranged[0] != key:
             with torch.no_grad():
-                arranged = (key, self._arrange(x))
+                arranged = (key, self._arrange(input))
             self._arranged = arranged
-        scalars = [self.slope] if self.activation == "leaky_relu" else []
-        return self._call(x, arranged[1], (self.activation, scalars, ""))
+        return self._call(input, arranged[1])
 
     def __getstate__(self) -> dict[str, Any]:
         # What was arranged can neither be copied nor pickled, and is soon arranged again.
@@ -77,6 +82,12 @@ class _Packed(nn.Module):
     def _runs(self, x: Tensor) -> bool:
         learning = torch.is_grad_enabled() and (
             x.requires_grad or any(p.requires_grad for p in self.parameters(recurse=False))
+        )
+        watched = (
+            torch.compiler.is_compiling()
+            or torch._C._get_tracing_state() is not None
+            or forward_ad._current_level >= 0
+            or _transforms() is not None
         )
         return (
             x.device.type == self.weight.device.type == "cpu"
@@ -88,9 +99,9 @@ class _Packed(nn.Module):
             and x.numel() > 0
             and self._takes(x)
             and not learning
+            and not watched
             and torch.backends.mkldnn.enabled
             and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
         )
 
     def _takes(self, x: Tensor) -> bool:
@@ -99,28 +110,41 @@ class _Packed(nn.Module):
     def _arrange(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _call(self, x: Tensor, weight: Tensor, after: tuple[str, list[float], str]) -> Tensor:
+    def _call(self, x: Tensor, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
 
-class _PackedConv(_Packed):
+class _PackedMaps(_Packed):
+    in_channels: int
+
+    def _takes(self, x: Tensor) -> bool:
+        return x.dim() == self.weight.dim() and x.shape[1] == self.in_channels
+
+    def _call(self, x: Tensor, weight: Tensor) -> Tensor:
+        made = self._convolve(x, weight)
+        # oneDNN's result lies in channels_last whatever came in; the layer's own follows its input.
+        if _is_channels_last(x) or _is_channels_last(self.weight):
+            return made
+        return made.contiguous()
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _PackedConv(_PackedMaps):
     padding: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
-
-    def _takes(self, x: Tensor) -> bool:
-        return x.dim() == self.weight.dim()
 
     def _arrange(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_weight(
             self.weight, self.padding, self.stride, self.dilation, self.groups, x.shape
         )
 
-    def _call(self, x: Tensor, weight: Tensor, after: tuple[str, list[float], str]) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, weight, self.bias, self.padding, self.stride, self.dilation, self.groups, *after
-        )
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        how = (self.padding, self.stride, self.dilation, self.groups)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *how, *_ALONE)
 
 
 class PackedConv2d(_PackedConv, nn.Conv2d):
@@ -131,11 +155,14 @@ class PackedConv3d(_PackedConv, Conv3d):
     """`mtzoo.nn.conv3d.Conv3d`, packed."""
 
 
-class PackedConvTranspose2d(_Packed, nn.ConvTranspose2d):
+class PackedConvTranspose2d(_PackedMaps, nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d`, packed."""
 
-    def _takes(self, x: Tensor) -> bool:
-        return x.dim() == 4
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As the layer's; where ``output_size`` is given, the layer's own."""
+        if output_size is not None:
+            return nn.ConvTranspose2d.forward(self, input, output_size)
+        return super().forward(input)
 
     def _how(self) -> tuple[Any, ...]:
         return self.padding, self.output_padding, self.stride, self.dilation, self.groups
@@ -145,9 +172,9 @@ class PackedConvTranspose2d(_Packed, nn.ConvTranspose2d):
             self.weight, *self._how(), x.shape
         )
 
-    def _call(self, x: Tensor, weight: Tensor, after: tuple[str, list[float], str]) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         return torch.ops.mkldnn._convolution_transpose_pointwise(
-            x, weight, self.bias, *self._how(), *after
+            x, weight, self.bias, *self._how(), *_ALONE
         )
 
 
@@ -155,13 +182,13 @@ class PackedLinear(_Packed, nn.Linear):
     """`torch.nn.Linear`, packed."""
 
     def _takes(self, x: Tensor) -> bool:
-        return x.dim() >= 2
+        return x.dim() >= 2 and x.shape[-1] == self.in_features
 
     def _arrange(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(self.weight, x.shape[:-1].numel())
 
-    def _call(self, x: Tensor, weight: Tensor, after: tuple[str, list[float], str]) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, *after)
+    def _call(self, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, *_ALONE)
 
 
 _PACKED: dict[type[nn.Module], type[_Packed]] = {
@@ -176,12 +203,13 @@ _PACKED: dict[type[nn.Module], type[_Packed]] = {
 def pack_(module: nn.Module) -> None:
     """Pack a module's convolutions and linear layers in place, where this machine can.
 
-    Layers keep their names, attributes and weights, and the rest of the module calls them as
-    before. A ReLU or leaky ReLU behind one in an ``nn.Sequential`` becomes part of it. Each
-    packed layer holds its weights twice once it has run.
+    Layers keep their names, attributes and weights, and give what they gave, in the same layout of
+    memory. Each holds its weights twice once it has run. New weights are noticed where torch counts
+    the change: by ``load_state_dict`` or in place on the parameter, not through ``.data``, nor if
+    the module was made in inference mode.
 
     Args:
-        module: Ready for inference, with norms folded; parts on other devices stay as they are.
+        module: Ready for inference; parts on other devices stay as they are.
     """
     if not can_pack():
         return
@@ -189,9 +217,6 @@ def pack_(module: nn.Module) -> None:
         packed = _PACKED.get(type(part))
         if packed is not None and _gains(part):
             part.__class__ = packed
-    for part in module.modules():
-        if isinstance(part, nn.Sequential):
-            _take_in_activations(part)
 
 
 def _gains(layer: Any) -> bool:
@@ -203,16 +228,6 @@ def _gains(layer: Any) -> bool:
     )
 
 
-def _take_in_activations(sequence: nn.Sequential) -> None:
-    last: nn.Module | None = None
-    for index, part in enumerate(sequence):
-        if isinstance(part, nn.Identity):
-            continue
-        if isinstance(last, _Packed) and last.activation == "none":
-            if isinstance(part, nn.ReLU):
-                last.activation = "relu"
-            elif isinstance(part, nn.LeakyReLU):
-                last.activation, last.slope = "leaky_relu", part.negative_slope
-            if last.activation != "none":
-                sequence[index] = nn.Identity()
-        last = part
+def _is_channels_last(x: Tensor) -> bool:
+    form = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return x.is_contiguous(memory_format=form) and not x.is_contiguous()

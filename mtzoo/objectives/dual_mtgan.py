@@ -408,7 +408,7 @@ class DualMTGANObjective(Objective):
     def variant(
         self, model: DualMTGAN, batch: Batch, draws: Draws, step: int
     ) -> tuple[object, ...]:
-        """Which terms are there, how far their ramps are, and what is drawn for all at once."""
+        """Which terms are there, and what is drawn for all at once."""
         judging, matching = self._judging(model, step), self._matching(step)
         painted = self._painted(draws, batch.video.shape[1], judging or matching)
         return (
@@ -417,13 +417,18 @@ class DualMTGANObjective(Objective):
             self._aligning(step),
             self.pose_weight > 0 and step >= self.pose_start,
             step >= self.turn_start,
-            _grown(step, self.content_ramp),
-            _grown(step, self.kl_ramp),
-            matching and _grown(step - self.motion_start, self.motion_ramp),
-            judging and _grown(step - self.adversarial_start, self.adversarial_ramp),
             judging and self.target_videos == "random" and self._choice(draws),
             painted.start,
         )
+
+    def numbers(self, step: int) -> dict[str, float]:
+        """How far the terms' ramps are."""
+        return {
+            "content": _grown(step, self.content_ramp),
+            "motion": _grown(step - self.motion_start, self.motion_ramp),
+            "kl": _grown(step, self.kl_ramp),
+            "adversarial": _grown(step - self.adversarial_start, self.adversarial_ramp),
+        }
 
     def loss(
         self,
@@ -531,6 +536,7 @@ class DualMTGANObjective(Objective):
         self, model: DualMTGAN, batch: Batch, shared: Generated, draws: Draws, step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         count = len(batch.video)
+        grown = {name: draws.number(name, value) for name, value in self.numbers(step).items()}
         zero = batch.video.new_zeros(())
         content = content_consistency(_full(shared.content))
         reconstruction = reconstruction_loss(
@@ -559,7 +565,6 @@ class DualMTGANObjective(Objective):
             poses = self.pose_weight * poses
 
         if self._judging(model, step):
-            ramp = _grown(step - self.adversarial_start, self.adversarial_ramp)
             targets = self._targets(shared, draws)
             if model.image_discriminator is not None and self.total.lambda_i > 0:
                 conditions = [batch.video[:, 0]] + [batch.target] * len(targets)
@@ -582,13 +587,13 @@ class DualMTGANObjective(Objective):
                     other, self.adversarial
                 )
                 terms["video"] = video
-            image, video = ramp * image, ramp * video
+            image, video = grown["adversarial"] * image, grown["adversarial"] * video
 
         loss = self.total(
-            _grown(step, self.content_ramp) * self.content_weight * content,
+            grown["content"] * self.content_weight * content,
             reconstruction,
-            _grown(step - self.motion_start, self.motion_ramp) * self.motion_weight * motion,
-            _grown(step, self.kl_ramp) * kl,
+            grown["motion"] * self.motion_weight * motion,
+            grown["kl"] * kl,
             image,
             video,
         )
