@@ -8,6 +8,7 @@ The layers here keep what was arranged, as ``torch.compile`` does with constant 
 
 from __future__ import annotations
 
+import abc
 import platform
 from typing import Any
 
@@ -50,7 +51,7 @@ def can_pack() -> bool:
     )
 
 
-class _Packed(nn.Module):
+class _Packed(nn.Module, abc.ABC):
     """What packed layers have in common: the other base class is the layer's own.
 
     A call goes to the layer's own forward pass wherever oneDNN would not do the same: on other
@@ -104,14 +105,17 @@ class _Packed(nn.Module):
             and not torch.is_autocast_enabled("cpu")
         )
 
+    @abc.abstractmethod
     def _takes(self, x: Tensor) -> bool:
-        raise NotImplementedError
+        """Whether the layer takes a tensor of this shape."""
 
+    @abc.abstractmethod
     def _arrange(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Its weights as the kernel reads them, for inputs of the shape of ``x``."""
 
+    @abc.abstractmethod
     def _call(self, x: Tensor, weight: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What the layer computes, with weights of `_arrange`."""
 
 
 class _PackedMaps(_Packed):
@@ -127,8 +131,9 @@ class _PackedMaps(_Packed):
             return made
         return made.contiguous()
 
+    @abc.abstractmethod
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The convolution, in whatever layout oneDNN gives it."""
 
 
 class _PackedConv(_PackedMaps):
