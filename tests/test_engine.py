@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import mtzoo.engine.loop
+from mtzoo.components.motion_encoders.trajectories import TrajectoryMotionEncoder
 from mtzoo.data.datasets.shapes import Shapes
 from mtzoo.engine import fit, launch
 from mtzoo.engine.average import Average
@@ -31,6 +32,7 @@ from mtzoo.engine.logs import CsvLog, Terminal
 from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.pending import Pending
 from mtzoo.engine.schedule import scale
+from mtzoo.engine.step import compile_parts
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Model, Phase, as_video
 from mtzoo.objectives.dual_mtgan import DualMTGANObjective
@@ -137,7 +139,9 @@ def test_the_options_that_change_the_arithmetic_work(
 ):
     monkeypatch.setattr(launch, "has_bf16", lambda _: False)
     compiled: list[str] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **_: compiled.append(type(self).__name__)
+    )
     recipe = tiny(
         tmp_path,
         steps=2,
@@ -357,6 +361,23 @@ def test_a_batch_is_floats_and_its_target_a_frame_of_the_target_video():
     for row, index in enumerate(items["target_index"].tolist()):
         assert torch.equal(batch.target[row], batch.target_video[row, index])
         assert torch.equal(batch.target[row], as_video(items["target_video"])[row, index])
+
+
+@pytest.mark.slow
+def test_a_compiled_part_draws_what_it_draws_uncompiled():
+    torch.manual_seed(0)
+    encoder = TrajectoryMotionEncoder(32, 3, tracks=4, terms=4, width=4, turn_colours=True).train()
+    video = torch.rand(2, 8, 3, 32, 32) * 2 - 1
+
+    def code(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return encoder(video).mean.detach()
+
+    expected, other = code(1), code(2)
+    assert (expected - other).abs().max() > 0.1
+    compile_parts(nn.ModuleList([encoder]))
+    torch.testing.assert_close(code(1), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(code(2), other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -201,13 +201,14 @@ class Step:
 def compile_parts(model: nn.Module) -> None:
     """Compile a model's components in place, which keeps the names of their weights.
 
+    They draw the random numbers that they would draw uncompiled, so that losses are the same.
     Recurrent ones are left to cuDNN: under ``torch.compile`` they break the graph and gain
     nothing (pytorch#158007).
     """
     for part in model.modules():
         recurrent = any(isinstance(inner, nn.RNNBase) for inner in part.modules())
         if isinstance(part, Component) and not recurrent:
-            part.compile()
+            part.compile(options={"fallback_random": True})
 
 
 def _learning(half: nn.Module) -> list[nn.Parameter]:
