@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtzoo.engine import memory
-from mtzoo.engine.measure import Tally, ratio
+from mtzoo.engine.measure import Cost, Tally, ceilings, floor, ratio
 from mtzoo.engine.profile import distance
 from mtzoo.engine.step import Step
 from mtzoo.interfaces import Batch, Draws, Model, as_video
@@ -456,6 +456,12 @@ def compare(
             line.send(abs(number) if compiled else number)
             answers[name].append(line.recv())
     found = {}
+    limits = ceilings(torch.device("cpu"))
+    # Weights and both of Adam's moments are read and written, gradients written and read.
+    weights = build_model(recipe.model, resolution=side, channels=3, where=recipe.where)
+    traffic = sum(8 * 4 * parameter.numel() for parameter in weights.parameters())
+    traffic += 2 * batch * frames * side * side * 3 * 4
+    least = floor(Cost(**answers[names[0]][0][0]), traffic, limits)
     times = {name: [seconds for seconds, _ in answers[name][2:]] for name in names}
     for name, line in lines.items():
         line.send(None)
@@ -464,12 +470,19 @@ def compare(
         found[name] = {
             "time": ratio(times[name], times[names[0]]),
             "seconds": statistics.median(times[name]),
+            "above_floor": min(times[name]) / least,
             **(answers[name][0][0] if isinstance(answers[name][0][0], dict) else {}),
             "resident": line.recv(),
             "difference": distance(expected[0], losses[0]),
             "difference at the end": distance(expected[-1], losses[-1]),
         }
-    return {"recipe": recipe.name, "batch": batch, "repeats": repeats, "results": found}
+    return {
+        "recipe": recipe.name,
+        "batch": batch,
+        "repeats": repeats,
+        "ceilings": limits,
+        "results": found,
+    }
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -478,6 +491,7 @@ def table(result: Mapping[str, Any]) -> str:
         (
             name,
             f"{entry['time']:.2f}",
+            f"{entry['above_floor']:.2f}",
             f"{entry['operations']:,}" if "operations" in entry else "-",
             f"{entry['flops'] / 1e9:,.0f}" if "flops" in entry else "-",
             f"{entry['moved'] / 2**30:.1f}" if "moved" in entry else "-",
@@ -490,6 +504,7 @@ def table(result: Mapping[str, Any]) -> str:
     head = (
         "step",
         "time, as a multiple of mtzoo's",
+        "times the floor of mtzoo's arithmetic",
         "operations",
         "GF",
         "GiB moved",

@@ -28,7 +28,7 @@ from reference_step import RECIPE
 from report import keep, markdown, surroundings
 from torch import Tensor, nn
 
-from mtzoo.engine.measure import cost, in_turn, ratio
+from mtzoo.engine.measure import ceilings, cost, floor, in_turn, ratio
 from mtzoo.models.dual_mtgan import DualMTGAN
 from mtzoo.nn.fold import fold
 from mtzoo.recipe import build_model, load_recipe
@@ -173,13 +173,18 @@ def compare(repeats: int) -> dict[str, object]:
         costs = {name: cost(run) for name, (run, _) in made.items()}
         times = in_turn({name: run for name, (run, _) in made.items()}, repeats=repeats, warmup=2)
     ours = next(iter(times.values()))
+    limits = ceilings(torch.device("cpu"))
+    video = 4 * FRAMES * 3 * SIDE * SIDE
     return {
         **surroundings(),
+        "ceilings": limits,
         "results": {
             name: {
                 "parameters": count,
                 "operations": costs[name].operations,
                 "flops": costs[name].flops,
+                "moved": costs[name].moved,
+                "above_floor": min(times[name]) / floor(costs[name], 4 * count + video, limits),
                 "time": ratio(times[name], ours),
             }
             for name, (_, count) in made.items()
@@ -189,13 +194,23 @@ def compare(repeats: int) -> dict[str, object]:
 
 def table(result: Mapping[str, Any]) -> str:
     """For people."""
-    head = ("one video of 16 frames", "million parameters", "operations", "GF", "time / mtzoo's")
+    head = (
+        "one video of 16 frames",
+        "million parameters",
+        "operations",
+        "GF",
+        "MiB moved",
+        "times its floor",
+        "time / mtzoo's",
+    )
     rows = [
         (
             name,
             f"{entry['parameters'] / 1e6:.1f}",
             f"{entry['operations']:,}",
             f"{entry['flops'] / 1e9:.2f}",
+            f"{entry['moved'] / 2**20:,.0f}",
+            f"{entry['above_floor']:.2f}",
             f"{entry['time']:.2f}",
         )
         for name, entry in result["results"].items()
