@@ -28,8 +28,8 @@ MOST = 8
 """Recordings that are kept; the one not used for longest goes first."""
 
 UNWINDS = (2, 15)
-"""From this torch on a recording that fails leaves streams and random numbers as they were, by its
-source; before, steps could not go on."""
+"""By this torch's source a recording that fails leaves streams and random numbers as they were.
+Some earlier ones did not, and which is not known, so steps do not go on there."""
 
 Figures = Mapping[str, Mapping[str, Tensor]]
 Kept = dict[tuple[Any, ...], Tensor]
@@ -108,7 +108,7 @@ class Recorder:
     """Runs steps, from a recording wherever one fits.
 
     The first steps of a kind run as they are, the next is recorded, all later ones are replayed.
-    Where recording fails a line says why, and steps go on as they are.
+    Where recording fails a line says why, and steps go on as they are if torch can (`UNWINDS`).
 
     Args:
         work: One step, from its number, batch and draws: no host waits for the device in it.
