@@ -18,14 +18,13 @@ import math
 import torch
 from report import markdown
 from torch import Tensor, nn
+from trained import layers_of, trained
 
-import mtzoo
 from mtzoo.components.image_generators.layered import LayeredImageGenerator
 from mtzoo.data.datasets.shapes import Shapes as Pairs
 from mtzoo.data.worlds.base import take
 from mtzoo.data.worlds.shapes import Shapes
 from mtzoo.interfaces import as_video
-from mtzoo.models.dual_mtgan import DualMTGAN
 from mtzoo.objectives.dual_mtgan import uprightness
 
 BATCH, SHOWN = 32, 4
@@ -65,10 +64,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model = mtzoo.load(args.model).eval()
-    assert isinstance(model, DualMTGAN)
-    painter = model.image_generator
-    assert isinstance(painter, LayeredImageGenerator)
+    model = trained(args.model)
+    painter = layers_of(model)
 
     def read(direction: nn.Module, frames: Tensor, *, disturbed: bool = False) -> Tensor:
         """Rotations ``(N, 3, 3)`` of the first layer in frames ``(N, H, W, C)``."""

@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 from report import markdown
 from torch import Tensor
+from trained import trained
 
-import mtzoo
 from mtzoo.evaluation.metrics import psnr
 from mtzoo.interfaces import PairDataset, as_frames, as_video
 from mtzoo.models.dual_mtgan import DualMTGAN
@@ -75,8 +75,7 @@ def main() -> None:
     if not 1 <= args.videos <= KNOWN or args.samples < 2:
         parser.error(f"--videos must be 1 to {KNOWN}, --samples at least 2")
     torch.manual_seed(args.seed)
-    model = mtzoo.load(args.model).eval()
-    assert isinstance(model, DualMTGAN)
+    model = trained(args.model)
     found = rows(model, args.world, args.videos, args.samples)
     head = ["motion", f"best of {args.samples}, dB", "mean, dB", "samples differ"]
     print(markdown(head, found))

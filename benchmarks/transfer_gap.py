@@ -23,8 +23,8 @@ from collections.abc import Iterator
 import torch
 from report import markdown
 from torch import Tensor
+from trained import trained
 
-import mtzoo
 from mtzoo.components.image_generators.layered import LayeredImageGenerator
 from mtzoo.data.datasets.shapes import Shapes
 from mtzoo.data.worlds.base import join, take
@@ -163,8 +163,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model = mtzoo.load(args.model).eval()
-    assert isinstance(model, DualMTGAN)
+    model = trained(args.model)
     found = list(rows(model, args.videos, args.seed))
     head = ["picture", "PSNR in dB", "centre off by pixels", "size off by", "angle off by"]
     head += [f"with true {what}" for what in ("centres", "sizes", "angles", "poses")]

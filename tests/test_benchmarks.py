@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from mtzoo.engine.launch import has_bf16
 
@@ -82,3 +84,18 @@ def test_rivals_cost_what_their_published_code_does_and_ours_takes_fewer_operati
     assert mocogan["flops"] / 1e9 == pytest.approx(3.34, rel=0.02)
     assert svg["flops"] / 1e9 == pytest.approx(9.3, rel=0.03)
     assert ours["operations"] < min(mocogan["operations"], svg["operations"]) / 2
+
+
+def test_scripts_that_look_at_a_model_say_in_one_line_what_is_wrong_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    kit = importlib.import_module("trained")
+    with pytest.raises(SystemExit, match=r"^--model: no such folder: \S*nope\. Give .*$"):
+        kit.trained(str(tmp_path / "nope"))
+    model = kit.trained("faces-demo")
+    assert not model.training
+    assert kit.layers_of(model) is model.image_generator
+    model.networks["image_generator"] = nn.Identity()
+    with pytest.raises(SystemExit, match=r"^--model: its image generator is a Identity, .*$"):
+        kit.layers_of(model)
