@@ -12,6 +12,7 @@ from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Draws, Gaussian
 from mtzoo.models.dual_mtgan import DualMTGAN
 from mtzoo.nn import adversarial
+from mtzoo.nn.align import extent
 from mtzoo.objectives import dual_mtgan as paper
 from mtzoo.objectives.dual_mtgan import DualMTGANObjective
 from mtzoo.registries import create
@@ -435,6 +436,27 @@ def test_another_clip_of_the_same_identity_gives_the_content():
         DualMTGANObjective().forward(model, batch, draws, 5)
 
 
+def test_either_clip_gives_the_content_by_chance():
+    model, batch, _ = make(content_frames="either")
+    many = Batch(*(field.repeat_interleave(32, 0) for field in batch))
+    alone = DualMTGANObjective(motion_weight=0.0, lambda_i=0.0, lambda_v=0.0)
+    draws = Draws(0, 5, 0, 64, torch.device("cpu"))
+    shared, _ = run(alone, model, many, draws)
+    picked = draws.integers(64, 3, paper._CONTENT_FRAME)
+    own = many.video[torch.arange(64), picked].mean((2, 3))
+    is_own = (shared.content[:, 0] == own).all(1)
+    is_other = (shared.content[:, 0] == many.target.mean((2, 3))).all(1)
+    assert (is_own ^ is_other).all()
+    assert 16 < is_own.sum() < 48
+    torch.testing.assert_close(shared.content[:, 1], own)
+    # A rank's share is shown what it would be shown among all.
+    half = Batch(*(field[32:] for field in many))
+    here, _ = run(alone, model, half, Draws(0, 5, 32, 64, torch.device("cpu")))
+    torch.testing.assert_close(here.content, shared.content[32:])
+    with pytest.raises(MtzooError, match=r"content_frames: either .* motion_weight"):
+        DualMTGANObjective().forward(model, many, draws, 5)
+
+
 def test_draws_do_not_depend_on_how_the_batch_is_shared():
     whole = Draws(3, 7, 0, 8, torch.device("cpu"))
     second = Draws(3, 7, 4, 8, torch.device("cpu"))
@@ -608,10 +630,72 @@ def test_aligned_layers_learn_from_frames_and_codes_from_where_they_were_found()
     plain = DualMTGANObjective(pose_weight=1.0, **WITHOUT_OTHERS)
     run(plain, model, batch, draws, step=9)
     assert not generator.held
-    with pytest.raises(MtzooError, match=r"align_steps needs poses .* set pose_weight above 0"):
-        DualMTGANObjective(align_steps=2)
     with pytest.raises(MtzooError, match="align_steps is -1; it must be 0 or more"):
         DualMTGANObjective(align_steps=-1, pose_weight=1.0)
+
+
+def test_layers_that_do_not_turn_are_aligned_by_any_affine_maps(monkeypatch):
+    model, batch, draws = turning(turns=0, layers=2)
+    model.eval()
+    aligned = DualMTGANObjective(
+        align_steps=2, align_start=7, align_weight=3.0, content_weight=0.0, **WITHOUT_OTHERS
+    )
+    aligned.check(model, {})
+    assert "aligned" not in run(aligned, model, batch, draws, step=6)[1]["generator"][1]
+    generator = model.image_generator
+    shared, losses = run(aligned, model, batch, draws, step=9)
+    loss, terms = losses["generator"]
+    assert generator.held
+    assert terms["aligned"] < terms["reconstruction"]
+    assert not {"turns", "upright"} & set(terms)
+    expected = 10 * (terms["reconstruction"] + terms["aligned"]) + 0.01 * terms["kl"]
+    torch.testing.assert_close(loss.detach(), expected + 3 * terms["poses"])
+    loss.backward()
+    for part in ("encoder", "head", "here", "there"):
+        found = [p.grad for p in generator.get_submodule(part).parameters()]
+        assert any(g is not None and g.abs().sum() > 0 for g in found), part
+
+    # Codes learn to say what is found.
+    picked = draws.integers(2, 3, paper._CONTENT_FRAME)
+    picture = batch.video[torch.arange(2), picked]
+    _, layers = generator.take_apart(shared.content[:, 0], picture)
+    here = generator.poses(shared.content[:, 0], layers, picture)[:, None]
+    said = here @ generator.looks(shared.motion)
+    asked = []
+
+    def elsewhere(background, layers, moves, frames, *, steps, whole):
+        asked.append((steps, whole))
+        torch.testing.assert_close(moves, said)
+        found = moves.detach().clone()
+        found[..., 0, 2] += 0.2
+        return found, None
+
+    monkeypatch.setattr(paper, "align_layers", elsewhere)
+    terms = run(aligned, model, batch, draws, step=9)[1]["generator"][1]
+    assert asked == [(2, True)]
+    reach = extent(layers[:, :, -1].flatten(0, 1))[1]
+    torch.testing.assert_close(terms["poses"], (0.04 / reach.square()).mean(), rtol=1e-3, atol=0)
+
+
+def test_only_layers_can_be_aligned():
+    model, _, _ = make(content_frames="one")
+    with pytest.raises(MtzooError, match=r"align_steps needs an .* layered, or align_steps: 0"):
+        DualMTGANObjective(align_steps=1).check(model, {})
+
+
+def test_places_are_compared_where_the_layer_is_seen():
+    still = torch.eye(3).expand(3, 3, 3)
+    wider = torch.diag(torch.tensor([1.5, 1.0, 1.0])).expand(3, 3, 3)
+    seen = torch.zeros(3, 4, 8)
+    seen[0, :, 4] = seen[1, 2, 7] = 1.0  # places 1/8 and 7/8 from the middle
+    reach = torch.tensor([0.5, 1.0, 1.0])
+    found = paper.place_consistency(wider, still, seen, reach)
+    expected = ((0.5 / 8) ** 2 / 0.25 + (0.5 * 7 / 8) ** 2 + 0) / 3
+    assert found.item() == pytest.approx(expected, rel=2e-3)
+    shifted = still.clone()
+    shifted[:, 1, 2] += 0.3
+    found = paper.place_consistency(shifted, still, torch.ones(3, 4, 8), torch.ones(3))
+    assert found.item() == pytest.approx(0.09, rel=1e-3)
 
 
 def test_several_layers_are_aligned():
@@ -637,7 +721,7 @@ def test_directions_of_frames_are_held_to_how_the_picture_was_found_to_be_turned
     back = torch.diag(torch.tensor([2.0, 2.0, 1.0])) @ turned(-30)
     monkeypatch.setattr(
         "mtzoo.objectives.dual_mtgan.align_layers",
-        lambda background, layers, moves, frames, steps: (back.expand_as(moves), None),
+        lambda background, layers, moves, frames, steps, whole: (back.expand_as(moves), None),
     )
     for read, apart in ((50, 0.0), (-10, 1.0)):
 

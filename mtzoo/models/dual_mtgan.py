@@ -32,8 +32,8 @@ class Generated(NamedTuple):
 
     Attributes:
         content: Content codes of frames of V, ``(B, F, content_dim)``: all T in order for
-            ``content_frames="each"``, two neighbouring frames for ``"one"``, the other clip's
-            picture and a frame of V for ``"other"``.
+            ``content_frames="each"``, two neighbouring frames for ``"one"``, the picture that is
+            shown and a frame of V for ``"other"`` and ``"either"``.
         posterior: P(z_M) of V.
         code: z_M, sampled from the posterior, ``(B, motion_dim)``.
         reconstruction: V~_x of Eq. 3, ``(B, T, C, H, W)``.
@@ -80,7 +80,9 @@ class DualMTGAN(Model):
             leaves motion no way around z_M even before L_C has made the codes alike; ``other``:
             the code of a frame of another clip of the same identity, which the dataset has to give
             as y (``target_identity: same``), so that a picture's pose is learned to be one thing
-            and the video's motion another, as in a transfer.
+            and the video's motion another, as in a transfer; ``either``: by chance the one or the
+            other, since what moves beside the identity, such as a wall that passes by, can be
+            learned from the video's own frames alone.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class DualMTGAN(Model):
         image_discriminator: ImageDiscriminator | None = None,
         video_discriminator: VideoDiscriminator | None = None,
         *,
-        content_frames: Literal["each", "one", "other"] = "each",
+        content_frames: Literal["each", "one", "other", "either"] = "each",
     ) -> None:
         super().__init__()
         if motion_generator.motion_dim != motion_encoder.motion_dim:
@@ -183,8 +185,8 @@ class DualMTGAN(Model):
             content_frame: Unless ``content_frames="each"``, which frame of V is encoded (``one``:
                 and gives the content of V~_x), int64 ``(B,)`` in [0, T - 1).
             painted: Which frames G_I paints; all codes are computed from and for all frames.
-            other: With ``content_frames="other"``, the picture that gives the content of V~_x,
-                ``(B, C, H, W)`` in [-1, 1].
+            other: With ``content_frames`` ``"other"`` and ``"either"``, the picture that gives
+                the content of V~_x, ``(B, C, H, W)`` in [-1, 1].
 
         Returns:
             Codes and videos; ``transferred`` is there when ``target`` is, ``sampled`` when
@@ -194,10 +196,10 @@ class DualMTGAN(Model):
         if self.content_frames == "each":
             shown = video.flatten(0, 1)
         else:
-            if content_frame is None or (other is None) == (self.content_frames == "other"):
+            if content_frame is None or (other is None) == (self.content_frames != "one"):
                 raise MtzooError(
                     f"dual_mtgan: content_frames={self.content_frames!r} needs content_frame"
-                    + (" and other" if self.content_frames == "other" else " and not other")
+                    + (" and not other" if self.content_frames == "one" else " and other")
                 )
             rows = torch.arange(batch, device=video.device)
             first = video[rows, content_frame]
@@ -311,7 +313,7 @@ class DualMTGAN(Model):
 
         Returns:
             ``(B, T, C, H, W)`` in [-1, 1]. Content comes from each frame's own code, or from the
-            first frame's with ``content_frames`` ``"one"`` and ``"other"``.
+            first frame's with all ``content_frames`` but ``"each"``.
         """
         batch, frames = video.shape[:2]
         motion = self.motion_generator(self.motion_encoder(video).mean, frames)

@@ -131,6 +131,29 @@ def pose_consistency(here: Tensor, there: Tensor, reach: Tensor | None = None) -
     ).mean()
 
 
+def place_consistency(here: Tensor, there: Tensor, seen: Tensor, reach: Tensor) -> Tensor:
+    """How far apart two affine maps take what a frame shows of a layer.
+
+    Args:
+        here: From places of frames, in half sides from the middle, to the layer, ``(..., 3, 3)``.
+        there: The same by another source.
+        seen: Where frames show the layer, ``(..., H, W)`` in [0, 1].
+        reach: How far the layer reaches, in half sides, ``(...)``.
+
+    Returns:
+        Scalar: squared distance in the layer as a share of ``reach``, meaned over what is seen and
+        over all; 0 where nothing is.
+    """
+    height, width = seen.shape[-2:]
+    x = (torch.arange(width, device=seen.device) * 2 + 1) / width - 1
+    y = ((torch.arange(height, device=seen.device) * 2 + 1) / height - 1)[:, None]
+    place = torch.stack((x.expand(height, width), y.expand(height, width), torch.ones_like(x + y)))
+    share = seen / (seen.sum((-2, -1), keepdim=True) + 1e-3)
+    moments = torch.einsum("...hw,ihw,jhw->...ij", share, place, place)
+    apart = (here - there)[..., :2, :]
+    return (((apart @ moments) * apart).sum((-2, -1)) / reach.square()).mean()
+
+
 def uprightness(here: Tensor) -> Tensor:
     """How far from upright things are taken to lie: one minus the mean cosine, from 0 to 2.
 
@@ -178,8 +201,10 @@ _POSES = 3 * _OTHER  # and above by its multiples
 _NEAR = 0.1  # how far off directions look once layers have outlines, as a share of their reach
 _UPRIGHT = 0.3  # the weight of `uprightness` beside `pose_consistency`
 
+_EITHER = _PAINTED + 1
+
 _NO_TRANSFER = (
-    "content_frames: other takes y from the identity of V, so no V~_y shows another: set "
+    "content_frames: {} takes y from the identity of V, so no V~_y shows another: set "
     "motion_weight, lambda_i and lambda_v to 0"
 )
 
@@ -251,12 +276,14 @@ class DualMTGANObjective(Objective):
             the painted frames as these show it, before they are compared with them
             (`mtzoo.nn.align`). Layers learn from that alone, and codes from what was found: as
             long as codes are a little wrong, layers that are moved by them are best with soft
-            outlines. Takes the place of the pose terms above; needs ``pose_weight``. 0 is off.
+            outlines. For the image generator ``layered``; takes the place of the pose terms above.
+            0 is off.
         align_start: First step of that, not before layers are turned. Found is the nearest fit, so
             codes have to be about right.
-        align_weight: Weight of what it teaches codes and directions: `pose_consistency` with what
-            was found, as a share of how far the layers reach; that directions read off the picture
-            and off frames differ by what lies between them; and `uprightness`.
+        align_weight: Weight of what it teaches codes: `place_consistency` with what was found; for
+            layers that turn `pose_consistency` instead, as a share of how far they reach, that
+            directions read off the picture and off frames differ by what lies between them, and
+            `uprightness`.
     """
 
     def __init__(
@@ -312,11 +339,6 @@ class DualMTGANObjective(Objective):
         for name, value in weights.items():
             if not value >= 0:  # also refuses NaN
                 raise MtzooError(f"objective dual_mtgan: {name} is {value}; it must be 0 or more")
-        if align_steps and not pose_weight:
-            raise MtzooError(
-                "objective dual_mtgan: align_steps needs poses that are read off pictures; set "
-                "pose_weight above 0, or align_steps: 0"
-            )
         for name, number in {"paint_every": paint_every, "pose_frames": pose_frames}.items():
             if number < 1:
                 raise MtzooError(f"objective dual_mtgan: {name} is {number}; it must be 1 or more")
@@ -342,7 +364,7 @@ class DualMTGANObjective(Objective):
         self.pose_frames = pose_frames
         self.align_steps = align_steps
         self.align_weight = align_weight
-        self.align_start = max(align_start, self.turn_start)
+        self.align_start = max(align_start, self.turn_start if pose_weight else 0)
 
     def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
         """Refuse y of another identity, or terms that ask for one, where y is to be of V's.
@@ -360,15 +382,20 @@ class DualMTGANObjective(Objective):
                 "pose_weight needs an image generator that turns layers: set "
                 "model.image_generator.name: layered and its turns (16, say), or pose_weight: 0"
             )
-        if model.content_frames != "other":
+        if self.align_steps and not isinstance(model.image_generator, LayeredImageGenerator):
+            raise MtzooError(
+                "align_steps needs an image generator that moves layers: set "
+                "model.image_generator.name: layered, or align_steps: 0"
+            )
+        if model.content_frames not in ("other", "either"):
             return
         if data.get("target_identity") != "same":
             raise MtzooError(
-                "model.content_frames: other takes the content of V from y, which has to show the "
-                "same identity: set data.target_identity: same"
+                f"model.content_frames: {model.content_frames} takes the content of V from y, "
+                "which has to show the same identity: set data.target_identity: same"
             )
         if self.motion_weight or self.total.lambda_i or self.total.lambda_v:
-            raise MtzooError(_NO_TRANSFER)
+            raise MtzooError(_NO_TRANSFER.format(model.content_frames))
 
     def phases(self) -> tuple[Phase, ...]:
         """The discriminators' turn (where an adversarial term has weight), then the generators'."""
@@ -382,18 +409,20 @@ class DualMTGANObjective(Objective):
         """Codes once, and those generated videos that this step's terms look at, in one pass."""
         if turner := _turner(model):
             turner.turn_(step >= self.turn_start)
-            turner.held = self._aligning(step)
+        if isinstance(model.image_generator, LayeredImageGenerator):
+            model.image_generator.held = self._aligning(step)
         count, frames = batch.video.shape[:2]
         judging = self._judging(model, step)
         drawn = judging and (self.target_videos == "both" or self._choice(draws) == 1)
         targeted = judging or self._matching(step)
         content_frame = other = None
-        if model.content_frames == "other":
-            if targeted:
-                raise MtzooError(f"objective dual_mtgan: {_NO_TRANSFER}")
-            other = batch.target
         if model.content_frames != "each":
-            content_frame = draws.integers(count, max(frames - 1, 1), _CONTENT_FRAME)
+            content_frame = self._content_frame(batch, draws)
+        if model.content_frames in ("other", "either"):
+            if targeted:
+                told = _NO_TRANSFER.format(model.content_frames)
+                raise MtzooError(f"objective dual_mtgan: {told}")
+            other = self._picture(model, batch, draws)
         painted = self._painted(draws, frames, targeted)
         return model(
             batch.video,
@@ -444,6 +473,23 @@ class DualMTGANObjective(Objective):
             return self._discriminator_loss(model, batch, shared, draws)
         return self._generator_loss(model, batch, shared, draws, step)
 
+    @staticmethod
+    def _content_frame(batch: Batch, draws: Draws) -> Tensor:
+        """A frame of each V by its number; not the last, as L_C looks at the next, too."""
+        count, frames = batch.video.shape[:2]
+        return draws.integers(count, max(frames - 1, 1), _CONTENT_FRAME)
+
+    def _picture(self, model: DualMTGAN, batch: Batch, draws: Draws) -> Tensor:
+        """The picture that gives V~_x its content, where one does."""
+        if model.content_frames == "other":
+            return batch.target
+        at = self._content_frame(batch, draws)
+        own = batch.video[torch.arange(len(at), device=at.device), at]
+        if model.content_frames == "one":
+            return own
+        chosen = draws.integers(len(at), 2, _EITHER)[:, None, None, None]
+        return torch.where(chosen == 0, own, batch.target)
+
     def _judging(self, model: DualMTGAN, step: int) -> bool:
         """Whether adversarial terms are computed on ``step``."""
         return step >= self.adversarial_start and bool(
@@ -457,7 +503,7 @@ class DualMTGANObjective(Objective):
 
     def _aligning(self, step: int) -> bool:
         """Whether layers learn from frames that they are aligned with, on ``step``."""
-        return self.align_steps > 0 and self.pose_weight > 0 and step >= self.align_start
+        return self.align_steps > 0 and step >= self.align_start
 
     def _choice(self, draws: Draws) -> int:
         """With target_videos='random': 0 shows V~_{y,d}, 1 shows V~_{y,s}, alike on all ranks."""
@@ -552,9 +598,10 @@ class DualMTGANObjective(Objective):
 
         poses = zero
         if self._aligning(step):
-            terms |= self._aligned(model, batch, shared, draws)
-            reconstruction = reconstruction + terms["aligned"]
-            poses = _UPRIGHT * terms["upright"] + terms["poses"] + terms["turns"]
+            found = self._aligned(model, batch, shared, draws)
+            terms |= found
+            reconstruction = reconstruction + found.pop("aligned")
+            poses = _UPRIGHT * found.pop("upright", zero) + sum(found.values(), zero)
             poses = self.align_weight * poses
         elif self.pose_weight and step >= self.pose_start:
             consistency, terms["upright"] = self._poses(model, batch, shared, draws)
@@ -630,43 +677,49 @@ class DualMTGANObjective(Objective):
 
         Returns:
             ``aligned``: L_rec with layers laid so, which teaches the layers. ``poses``: how far
-            codes are from saying the same. ``turns``: how far directions read off the picture and
-            off frames are from differing by what lies between them. ``upright``: `uprightness`.
+            codes are from saying the same. And for layers that turn, ``turns``: how far directions
+            read off the picture and off frames are from differing by what lies between them, and
+            ``upright``: `uprightness`.
         """
-        generator = _turner(model)
-        assert generator is not None
+        generator = model.image_generator
+        assert isinstance(generator, LayeredImageGenerator)
         assert shared.motion is not None
-        count, frames = batch.video.shape[:2]
-        picture = batch.target
-        if model.content_frames != "other":
-            at = draws.integers(count, max(frames - 1, 1), _CONTENT_FRAME)
-            picture = batch.video[torch.arange(count, device=at.device), at]
+        count = len(batch.video)
+        picture = self._picture(model, batch, draws)
         content = shared.content[:, 0]
         video = batch.video[:, shared.painted]
         background, layers = generator.take_apart(content, picture)
         here = generator.poses(content, layers, picture)[:, None]
-        there = generator.frame_poses(shared.motion)[:, shared.painted]
         opacity = layers[:, :, -1]
-        with torch.no_grad(), torch.autocast(video.device.type, enabled=False):
-            half = [
-                F.avg_pool2d(maps.float().flatten(0, -4), 2).unflatten(0, maps.shape[:-3])
-                for maps in (background, layers, video)
-            ]
-            moves, _ = align_layers(
-                half[0], half[1], here @ inverse(there), half[2], steps=self.align_steps
-            )
-            back = inverse(moves)
-            reach = extent(opacity.flatten(0, 1))[1].unflatten(0, (count, 1, -1))
-            seen = torch.cat(moved(layers[:, :, -1:], moves), 2)
+        turns = generator.direction is not None
+        with torch.autocast(video.device.type, enabled=False):
+            said = here @ generator.looks(shared.motion)[:, shared.painted]
+            with torch.no_grad():
+                half = [
+                    F.avg_pool2d(maps.float().flatten(0, -4), 2).unflatten(0, maps.shape[:-3])
+                    for maps in (background, layers, video)
+                ]
+                moves, _ = align_layers(
+                    half[0], half[1], said, half[2], steps=self.align_steps, whole=not turns
+                )
+                reach = extent(opacity.flatten(0, 1))[1].unflatten(0, (count, 1, -1))
+                seen = torch.cat(moved(layers[:, :, -1:], moves), 2)
         shown = generator.compose(background, layers, moves)
+        aligned = reconstruction_loss(shown, video, self.reconstruction)
+        if not turns:
+            with torch.autocast(video.device.type, enabled=False):
+                apart = place_consistency(said, moves, seen, reach)
+            return {"aligned": aligned, "poses": apart}
+        there = generator.frame_poses(shared.motion)[:, shared.painted]
         of_picture = generator.directions(picture, opacity, disturbed=_NEAR)[:, None]
         of_frames = generator.directions(video.flatten(0, 1), seen.flatten(0, 1), disturbed=_NEAR)
         of_frames = of_frames.unflatten(0, (count, -1))
         with torch.autocast(video.device.type, enabled=False):
+            back = inverse(moves)
             found, turned = back @ here, back @ of_picture
         apart = F.normalize(turned[..., :2, 0], dim=-1) - of_frames[..., :2, 0]
         return {
-            "aligned": reconstruction_loss(shown, video, self.reconstruction),
+            "aligned": aligned,
             "poses": pose_consistency(found, there, reach),
             "turns": apart.square().sum(-1).mean(),
             "upright": uprightness(torch.cat((of_picture, of_frames), 1)),

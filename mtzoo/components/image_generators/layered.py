@@ -305,9 +305,7 @@ class LayeredImageGenerator(ImageGenerator):
             MtzooError: The picture is of another size.
         """
         batch, frames = motion.shape[:2]
-        there = self._read(motion)
-        if self.direction is not None:
-            there = inverse(there)
+        there = self.looks(motion)
         if content.dim() == 3:
             content = content.flatten(0, 1)
             there = there.flatten(0, 1).unsqueeze(1)
@@ -372,6 +370,11 @@ class LayeredImageGenerator(ImageGenerator):
         """
         read = self._read(motion)
         return read if self.direction is not None else torch.linalg.inv(read)
+
+    def looks(self, motion: Tensor) -> Tensor:
+        """Where frames look in layers: the inverse of `frame_poses`, of the same shape."""
+        read = self._read(motion)
+        return read if self.direction is None else inverse(read)
 
     def _read(self, motion: Tensor) -> Tensor:
         """Maps that motion codes ``(N, T, frame_motion_dim)`` say, ``(N, T, layers, 3, 3)``."""

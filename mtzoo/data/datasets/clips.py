@@ -92,8 +92,8 @@ class ClipsDataset(PairDataset):
         identity: Label in which V and V_y differ; empty takes ``person`` where the store knows
             persons and the source video elsewhere.
         target_identity: Whether V_y shows another identity than V in training, or the same in
-            another video (in the same where it has one alone), as ``content_frames: other`` of the
-            model asks. In the test split it is always another.
+            another video (in the same where it has one alone), as ``content_frames: other`` and
+            ``either`` of the model ask. In the test split it is always another.
         split_by: Which of the store's ways to split, for example ``time`` or ``person``; empty
             takes the store's first.
         source: What the store is expected to hold; checked, and named where it is missing.

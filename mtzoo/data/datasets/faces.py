@@ -38,7 +38,7 @@ class Faces(WorldPairs):
         speed: Time from frame to frame. At 1.0 a smile or a nod takes 10 to 20 frames.
         size: What ``len`` says; 10000 for training and 256 for testing if not given.
         target_identity: Whether V_y shows another identity than V in training, or the same in
-            another motion, as ``content_frames: other`` of the model asks.
+            another motion, as ``content_frames: other`` and ``either`` of the model ask.
 
     Raises:
         MtzooError: An option is out of range.

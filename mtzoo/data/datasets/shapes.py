@@ -43,7 +43,7 @@ class Shapes(WorldPairs):
         speed: Time from frame to frame. At 1.0 one turn of a motion takes 8 to 18 frames.
         size: What ``len`` says; 10000 for training and 256 for testing if not given.
         target_identity: Whether V_y shows another identity than V in training, or the same in
-            another motion, as ``content_frames: other`` of the model asks.
+            another motion, as ``content_frames: other`` and ``either`` of the model ask.
         kinds: The shapes there are.
         families: The motions there are.
         backgrounds: The grounds there are.
