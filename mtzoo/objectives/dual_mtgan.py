@@ -604,12 +604,9 @@ class DualMTGANObjective(Objective):
             poses = _UPRIGHT * found.pop("upright", zero) + sum(found.values(), zero)
             poses = self.align_weight * poses
         elif self.pose_weight and step >= self.pose_start:
-            consistency, terms["upright"] = self._poses(model, batch, shared, draws)
-            poses = _UPRIGHT * terms["upright"]
-            if step >= self.turn_start:
-                terms["poses"] = consistency
-                poses = poses + consistency
-            poses = self.pose_weight * poses
+            found = self._poses(model, batch, shared, draws, step >= self.turn_start)
+            terms |= found
+            poses = self.pose_weight * (_UPRIGHT * found["upright"] + found.get("poses", zero))
 
         if self._judging(model, step):
             targets = self._targets(shared, draws)
@@ -648,9 +645,13 @@ class DualMTGANObjective(Objective):
         return loss, {name: term.detach() for name, term in terms.items()}
 
     def _poses(
-        self, model: DualMTGAN, batch: Batch, shared: Generated, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """`pose_consistency` and `uprightness` in some random frames of each V."""
+        self, model: DualMTGAN, batch: Batch, shared: Generated, draws: Draws, turning: bool
+    ) -> dict[str, Tensor]:
+        """In some random frames of each V, `uprightness` and, once layers turn, `pose_consistency`.
+
+        Returns:
+            ``upright`` and ``poses``.
+        """
         generator = _turner(model)
         assert generator is not None
         assert shared.motion is not None
@@ -664,11 +665,14 @@ class DualMTGANObjective(Objective):
         with torch.no_grad():
             content = model.content_encoder(pictures)
             _, layers = generator.take_apart(content, pictures)
-            here = generator.poses(content, layers, pictures).unflatten(0, (count, -1))
-        there = generator.frame_poses(shared.motion)[rows, at]
         # The picture teaches: held to E_M, it would call upright what E_M cannot tell turned.
-        turned = generator.directions(pictures, layers[:, :, -1])
-        return pose_consistency(here, there), uprightness(turned)
+        found = {"upright": uprightness(generator.directions(pictures, layers[:, :, -1]))}
+        if turning:
+            with torch.no_grad():
+                here = generator.poses(content, layers, pictures).unflatten(0, (count, -1))
+            there = generator.frame_poses(shared.motion)[rows, at]
+            found["poses"] = pose_consistency(here, there)
+        return found
 
     def _aligned(
         self, model: DualMTGAN, batch: Batch, shared: Generated, draws: Draws
