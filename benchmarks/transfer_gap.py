@@ -1,6 +1,6 @@
-"""Where a transfer on the world of shapes loses against the truth: content, pose, angle.
+"""Where a transfer on a synthetic world loses against the truth: content, pose, angle.
 
-    python benchmarks/transfer_gap.py --model DIR [--videos 64]
+    python benchmarks/transfer_gap.py --model DIR [--world faces] [--videos 64]
 
 Four pictures are moved by the same held-out videos, each scored against its own rendered truth:
 
@@ -9,9 +9,9 @@ Four pictures are moved by the same held-out videos, each scored against its own
 - another content in the video's pose: what content in the motion code costs;
 - another content in another pose: transfer, as `mtzoo evaluate` scores it.
 
-Where the image generator is `layered` with one layer, its affine maps are set beside the true ones,
-too: how far off the shape's centre, its size and its angle are, and what PSNR would be if one of
-them, or all, were true.
+On shapes, where the image generator is `layered` with one layer, its affine maps are set beside the
+true ones, too: how far off the shape's centre, its size and its angle are, and what PSNR would be
+if one of them, or all, were true.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor
 from trained import trained
 
 from mtzoo.components.image_generators.layered import LayeredImageGenerator
+from mtzoo.data.datasets.faces import Faces
 from mtzoo.data.datasets.shapes import Shapes
 from mtzoo.data.worlds.base import join, take
 from mtzoo.data.worlds.shapes import Shapes as World
@@ -33,6 +34,8 @@ from mtzoo.data.worlds.shapes import ShapesMotion
 from mtzoo.evaluation.metrics import psnr
 from mtzoo.interfaces import as_frames, as_video
 from mtzoo.models.dual_mtgan import DualMTGAN
+
+WORLDS = {"shapes": Shapes, "faces": Faces}
 
 
 def poses(world: World, motion: ShapesMotion, frames: int) -> Tensor:
@@ -120,9 +123,9 @@ def geometry(
 
 
 @torch.inference_mode()
-def rows(model: DualMTGAN, videos: int, seed: int) -> Iterator[tuple[str, ...]]:
+def rows(model: DualMTGAN, world: str, videos: int, seed: int) -> Iterator[tuple[str, ...]]:
     """A row a picture."""
-    pairs = Shapes("test", seed, resolution=model.resolution)
+    pairs = WORLDS[world]("test", seed, resolution=model.resolution)
     contents, motions = pairs._draw(range(videos))
     own, other = slice(0, videos), slice(videos, None)
     cases = {
@@ -144,14 +147,14 @@ def rows(model: DualMTGAN, videos: int, seed: int) -> Iterator[tuple[str, ...]]:
         return as_video(torch.as_tensor(found))
 
     video = shown(own, own)
-    there = poses(pairs.world, take(motions, own), 16)
-    layered = getattr(model.image_generator, "layers", 0) == 1
+    layered = isinstance(pairs, Shapes) and getattr(model.image_generator, "layers", 0) == 1
+    there = poses(pairs.world, take(motions, own), 16) if layered else None
     for name, (content, motion) in cases.items():
         picture = shown(content, motion)[each, index]
         truth = shown(content, own)
         score = psnr(as_frames(model.transfer(picture, video)), as_frames(truth)).mean()
         row = [name, f"{float(score):.2f}"]
-        if layered:
+        if there is not None:
             here = poses(pairs.world, take(motions, motion), 16)[each, index]
             row += geometry(model, picture, video, here, there, truth)
         yield tuple(row)
@@ -160,11 +163,12 @@ def rows(model: DualMTGAN, videos: int, seed: int) -> Iterator[tuple[str, ...]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
+    parser.add_argument("--world", choices=WORLDS, default="shapes")
     parser.add_argument("--videos", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = trained(args.model)
-    found = list(rows(model, args.videos, args.seed))
+    found = list(rows(model, args.world, args.videos, args.seed))
     head = ["picture", "PSNR in dB", "centre off by pixels", "size off by", "angle off by"]
     head += [f"with true {what}" for what in ("centres", "sizes", "angles", "poses")]
     print(markdown(head[: len(found[0])], found))
