@@ -318,6 +318,12 @@ def test_the_verb_trains_once_and_asks_for_the_same_data(
     assert run("two") == 0
     again = json.loads((tmp_path / "two" / "results.json").read_text())
     assert again["methods"] == told["methods"]
+    # How videos are paired is nothing to them: another recipe of the same data has its own way.
+    kept = tmp_path / "judges" / classifiers.CONFIG
+    about = json.loads(kept.read_text())
+    about["data"] |= {"target_frame": "first", "target_identity": "same"}
+    kept.write_text(json.dumps(about))
+    assert run("paired") == 0
     capsys.readouterr()
     assert run("three", "--stride", "2", "--frames", "4") == 2
     assert "were trained on other data" in capsys.readouterr().err

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from rich.progress import Progress
 
@@ -203,10 +205,8 @@ def _classifiers(
     from mtzoo.files import check_new_folder
     from mtzoo.recipe import build_dataset, resolve_data
 
-    # Where a store lies does not matter, nor how many pairs a world is said to have.
-    told = resolve_data(data).items()
-    trained_on = {key: value for key, value in told if key not in ("root", "size")}
-    trained_on = json.loads(json.dumps(trained_on))  # as it is kept: lists, no tuples
+    # As it is kept: lists, no tuples.
+    trained_on = _of_classifiers(json.loads(json.dumps(resolve_data(data))))
     folder: Path = args.classifiers
     stills = build_dataset(
         {**data, "frames": classifiers.STILL_FRAMES}, split="train", seed=_LEARNERS_SEED
@@ -229,9 +229,10 @@ def _classifiers(
         raise MtzooError(f"--classifiers: {'; '.join(missing.values())}")
     if (folder / classifiers.CONFIG).exists():
         networks, config = classifiers.load(folder, device)
-        if (config.get("data"), networks.classes) != (trained_on, classes):
+        kept = _of_classifiers(config.get("data") or {})
+        if (kept, networks.classes) != (trained_on, classes):
             raise MtzooError(
-                f"the classifiers in {folder} were trained on other data ({config.get('data')}) "
+                f"the classifiers in {folder} were trained on other data ({kept}) "
                 f"than these ({trained_on}); name another folder"
             )
         return networks, missing
@@ -257,6 +258,12 @@ def _classifiers(
     }
     classifiers.save(folder, networks, about)
     return networks, missing
+
+
+def _of_classifiers(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters to them: not where videos lie, how many there are, nor how they are paired."""
+    others = ("root", "size", "identity", "target_identity", "target_frame")
+    return {key: value for key, value in data.items() if key not in others}
 
 
 def _progress() -> Progress:
