@@ -110,3 +110,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def open_as_folder(path: Path) -> None:
+    """Let those read and write a file whom its folder lets.
+
+    Some libraries, safetensors for one, make files for their owner alone.
+    """
+    path.chmod(path.parent.stat().st_mode & 0o666)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mtzoo.errors import MtzooError, did_you_mean
-from mtzoo.files import check_place, replacing
+from mtzoo.files import check_place, open_as_folder, replacing
 from mtzoo.interfaces import Model
 from mtzoo.pretrained import known_pretrained
 from mtzoo.registries import models
@@ -207,6 +207,7 @@ def _state(model: Model) -> dict[str, Tensor]:
 def _write(folder: Path, state: dict[str, Tensor], text: str) -> None:
     with replacing(folder / WEIGHTS) as temporary:
         safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
+        open_as_folder(temporary)
     with replacing(folder / CONFIG) as temporary:
         temporary.write_text(text, "utf-8")
 

@@ -86,6 +86,15 @@ def test_the_files_say_what_they_are(model: Model, folder: Path) -> None:
     assert names == set(model.generators().state_dict())
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o770])
+def test_others_may_read_what_the_folder_lets_them(model: Model, tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(mode)
+    save_model(folder, model, CONFIG)
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == mode & 0o666
+
+
 def test_a_run_folder_will_do(model: Model, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

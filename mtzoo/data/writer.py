@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mtzoo.data.store import FORMAT, MANIFEST, VERSION, WITH_TRACKS, sha256
 from mtzoo.errors import MtzooError
+from mtzoo.files import open_as_folder
 
 JOURNAL = "journal.jsonl"
 _SPOOL = "spool.bin"
@@ -452,8 +453,7 @@ class StoreWriter:
         }
         save_file(tensors, path)
         del spool, tensors
-        # It makes files for their owner alone; a store is as open as its folder.
-        path.chmod(self.folder.stat().st_mode & 0o666)
+        open_as_folder(path)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
         shard = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
