@@ -115,6 +115,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def open_as_folder(path: Path) -> None:
     """Let those read and write a file whom its folder lets.
 
-    Some libraries, safetensors for one, make files for their owner alone.
+    Some libraries, safetensors for one, make files for their owner alone. Where the file system
+    knows no permissions, there is nothing to be done.
     """
-    path.chmod(path.parent.stat().st_mode & 0o666)
+    with contextlib.suppress(OSError):
+        path.chmod(path.parent.stat().st_mode & 0o666)

@@ -191,6 +191,7 @@ def test_nothing_is_made_when_the_recipe_cannot_work(
     ("change", "engine", "message"),
     [
         ({"content_frames": "other"}, {}, "objective: model.content_frames: .*target_identity"),
+        ({"content_frames": "either"}, {}, "objective: model.content_frames: .*target_identity"),
         ({"mean_spread": 1.0}, {"batch_size": 1}, "engine.batch_size: a batch of 1"),
     ],
 )

@@ -427,7 +427,7 @@ def test_another_clip_of_the_same_identity_gives_the_content():
     shared, _ = run(alone, model, batch, draws)
     rows, picked = torch.arange(2), draws.integers(2, 3, paper._CONTENT_FRAME)
     torch.testing.assert_close(shared.content[:, 0], batch.target.mean((2, 3)))
-    torch.testing.assert_close(shared.content[:, 1], batch.video[rows, picked].mean((2, 3)))
+    torch.testing.assert_close(shared.content[:, 1], batch.video[rows, picked + 1].mean((2, 3)))
     code = batch.video[:, 0, :, 0, 0] + draws.normal(2, 3, 0)
     expected = torch.tanh(shared.content[:, :1] + code[:, None]).expand(-1, 4, -1)
     torch.testing.assert_close(shared.reconstruction[..., 0, 0], expected)
@@ -448,7 +448,8 @@ def test_either_clip_gives_the_content_by_chance():
     is_other = (shared.content[:, 0] == many.target.mean((2, 3))).all(1)
     assert (is_own ^ is_other).all()
     assert 16 < is_own.sum() < 48
-    torch.testing.assert_close(shared.content[:, 1], own)
+    later = many.video[torch.arange(64), picked + 1].mean((2, 3))
+    torch.testing.assert_close(shared.content[:, 1], later)
     # A rank's share is shown what it would be shown among all.
     half = Batch(*(field[32:] for field in many))
     here, _ = run(alone, model, half, Draws(0, 5, 32, 64, torch.device("cpu")))
@@ -521,7 +522,7 @@ def test_codes_of_two_sizes_are_refused():
         DualMTGAN(Pixel(), Corner(), generator, Flat())
 
 
-def turning(turns=8, layers=1):
+def turning(turns=8, layers=1, content_frames="one"):
     torch.manual_seed(0)
     model = DualMTGAN(
         create("content_encoders", "dcgan", resolution=32, channels=3, width=4, content_dim=4),
@@ -538,7 +539,7 @@ def turning(turns=8, layers=1):
             turns=turns,
             layers=layers,
         ),
-        content_frames="one",
+        content_frames=content_frames,
     )
     video = torch.rand(2, 4, 3, 32, 32) * 2 - 1
     batch = Batch(video, video.flip(0), video[:, 2].flip(0))
@@ -675,6 +676,47 @@ def test_layers_that_do_not_turn_are_aligned_by_any_affine_maps(monkeypatch):
     assert asked == [(2, True)]
     reach = extent(layers[:, :, -1].flatten(0, 1))[1]
     torch.testing.assert_close(terms["poses"], (0.04 / reach.square()).mean(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("turns", [0, 8])
+@pytest.mark.parametrize("generator", ["lstm", "gru"])
+def test_layers_are_aligned_in_bf16_too(turns, generator):
+    model, batch, draws = turning(turns=turns, layers=2)
+    if generator == "gru":
+        model.networks["motion_generator"] = create(
+            "motion_generators", "gru", motion_dim=4, hidden=4, frame_motion_dim=4
+        )
+    aligned = DualMTGANObjective(
+        pose_weight=float(turns > 0), align_steps=2, pose_lead=0, **WITHOUT_OTHERS
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, terms = run(aligned, model, batch, draws, step=9)[1]["generator"]
+    loss.backward()
+    full = run(aligned, model, batch, draws, step=9)[1]["generator"][1]
+    assert terms["aligned"].item() == pytest.approx(full["aligned"].item(), rel=0.05)
+    for part in (model.motion_encoder, model.image_generator.there, model.image_generator.here):
+        grads = [p.grad for p in part.parameters()]
+        assert all(grad.isfinite().all() for grad in grads)
+        assert any(grad.abs().sum() > 0 for grad in grads)
+
+
+@pytest.mark.parametrize("frames", ["one", "other", "either"])
+def test_the_picture_that_gives_the_content_is_the_one_that_is_aligned(monkeypatch, frames):
+    model, batch, draws = turning(turns=0, content_frames=frames)
+    shown = []
+    take_apart = model.image_generator.take_apart
+
+    def spy(content, picture):
+        shown.append((content, picture))
+        return take_apart(content, picture)
+
+    monkeypatch.setattr(model.image_generator, "take_apart", spy)
+    run(DualMTGANObjective(align_steps=1, **WITHOUT_OTHERS), model, batch, draws)
+    (painted, picture), (again, aligned) = shown
+    assert torch.equal(picture, aligned)
+    assert torch.equal(painted, again)
+    if frames == "other":
+        assert torch.equal(aligned, batch.target)
 
 
 def test_only_layers_can_be_aligned():

@@ -208,6 +208,8 @@ def _classifiers(
     # As it is kept: lists, no tuples.
     trained_on = _of_classifiers(json.loads(json.dumps(resolve_data(data))))
     folder: Path = args.classifiers
+    if "target_identity" in data:  # as many identities a batch as there can be
+        data = {**data, "target_identity": "other"}
     stills = build_dataset(
         {**data, "frames": classifiers.STILL_FRAMES}, split="train", seed=_LEARNERS_SEED
     )

@@ -33,7 +33,7 @@ class Generated(NamedTuple):
     Attributes:
         content: Content codes of frames of V, ``(B, F, content_dim)``: all T in order for
             ``content_frames="each"``, two neighbouring frames for ``"one"``, the picture that is
-            shown and a frame of V for ``"other"`` and ``"either"``.
+            shown and a later frame of V for ``"other"`` and ``"either"``.
         posterior: P(z_M) of V.
         code: z_M, sampled from the posterior, ``(B, motion_dim)``.
         reconstruction: V~_x of Eq. 3, ``(B, T, C, H, W)``.
@@ -59,7 +59,8 @@ class Generated(NamedTuple):
         summary="Content and motion codes, recurrent frame codes, one image generator, two judges.",
         source="Yang et al., Dual-MTGAN, arXiv 2102.13329",
         faithful="Networks, codes and outputs (Sec. III, Eq. 3) with content_frames='each'; "
-        "'one' is ours. Widths, norms and code sizes are the components' and open in the paper.",
+        "'one', 'other' and 'either' are ours. Widths, norms and code sizes are the components' "
+        "and open in the paper.",
         inputs="image (B, C, H, W) and video (B, T, C, H, W) in [-1, 1]",
         outputs="video (B, T, C, H, W) in [-1, 1]",
         tiny={"content_frames": "each"},
@@ -204,8 +205,7 @@ class DualMTGAN(Model):
             rows = torch.arange(batch, device=video.device)
             first = video[rows, content_frame]
             later = video[rows, (content_frame + 1).clamp(max=frames - 1)]
-            pair = [first, later] if other is None else [other, first]
-            shown = torch.stack(pair, 1).flatten(0, 1)
+            shown = torch.stack([first if other is None else other, later], 1).flatten(0, 1)
         pictures = shown if target is None else torch.cat([shown, target])
         codes = self.content_encoder(pictures)
         content = codes[: len(shown)].unflatten(0, (batch, -1))

@@ -132,17 +132,17 @@ def pose_consistency(here: Tensor, there: Tensor, reach: Tensor | None = None) -
 
 
 def place_consistency(here: Tensor, there: Tensor, seen: Tensor, reach: Tensor) -> Tensor:
-    """How far apart two affine maps take what a frame shows of a layer.
+    """How far apart two affine maps take the places where a layer lies in frames.
 
     Args:
         here: From places of frames, in half sides from the middle, to the layer, ``(..., 3, 3)``.
         there: The same by another source.
-        seen: Where frames show the layer, ``(..., H, W)`` in [0, 1].
+        seen: Where the layer lies in frames, hidden or not, ``(..., H, W)`` in [0, 1].
         reach: How far the layer reaches, in half sides, ``(...)``.
 
     Returns:
-        Scalar: squared distance in the layer as a share of ``reach``, meaned over what is seen and
-        over all; 0 where nothing is.
+        Scalar: squared distance in the layer as a share of ``reach``, meaned over where it lies and
+        over all; 0 for a layer that has left the frame.
     """
     height, width = seen.shape[-2:]
     x = (torch.arange(width, device=seen.device) * 2 + 1) / width - 1
@@ -196,12 +196,11 @@ class Total(NamedTuple):
 # Streams of random numbers within a step; a stream's number never changes its meaning.
 _CODE, _PRIOR, _CONTENT_FRAME, _CHOICE, _FRAME_V, _FRAME_X, _FRAME_Y, _FRAME_VY, _OTHER = range(9)
 _PAINTED = 2 * _OTHER  # above are one and two times the others
+_EITHER = _PAINTED + 1  # _PRIOR is drawn twice, not three times
 _POSES = 3 * _OTHER  # and above by its multiples
 
 _NEAR = 0.1  # how far off directions look once layers have outlines, as a share of their reach
 _UPRIGHT = 0.3  # the weight of `uprightness` beside `pose_consistency`
-
-_EITHER = _PAINTED + 1
 
 _NO_TRANSFER = (
     "content_frames: {} takes y from the identity of V, so no V~_y shows another: set "
@@ -369,7 +368,8 @@ class DualMTGANObjective(Objective):
     def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
         """Refuse y of another identity, or terms that ask for one, where y is to be of V's.
 
-        And poses where the image generator knows of none, or turns that nothing teaches.
+        And poses or alignment where the image generator knows of none, or turns that nothing
+        teaches.
         """
         turner = _turner(model)
         if turner and not self.pose_weight:
@@ -445,7 +445,7 @@ class DualMTGANObjective(Objective):
             matching,
             self._aligning(step),
             self.pose_weight > 0 and step >= self.pose_start,
-            step >= self.turn_start,
+            self.pose_weight > 0 and step >= self.turn_start,
             judging and self.target_videos == "random" and self._choice(draws),
             painted.start,
         )
@@ -696,8 +696,15 @@ class DualMTGANObjective(Objective):
         here = generator.poses(content, layers, picture)[:, None]
         opacity = layers[:, :, -1]
         turns = generator.direction is not None
+        if turns:
+            there = generator.frame_poses(shared.motion)[:, shared.painted]
+            looks = inverse(there)
+        else:
+            there = looks = generator.looks(shared.motion)[:, shared.painted]
         with torch.autocast(video.device.type, enabled=False):
-            said = here @ generator.looks(shared.motion)[:, shared.painted]
+            # Of layers that turn `pose_consistency` compares the poses, and not the maps.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not turns):
+                said = here @ looks
             with torch.no_grad():
                 half = [
                     F.avg_pool2d(maps.float().flatten(0, -4), 2).unflatten(0, maps.shape[:-3])
@@ -714,7 +721,6 @@ class DualMTGANObjective(Objective):
             with torch.autocast(video.device.type, enabled=False):
                 apart = place_consistency(said, moves, seen, reach)
             return {"aligned": aligned, "poses": apart}
-        there = generator.frame_poses(shared.motion)[:, shared.painted]
         of_picture = generator.directions(picture, opacity, disturbed=_NEAR)[:, None]
         of_frames = generator.directions(video.flatten(0, 1), seen.flatten(0, 1), disturbed=_NEAR)
         of_frames = of_frames.unflatten(0, (count, -1))
