@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from test_evaluate import FRAMES, Known, model, pairs, scored  # noqa: F401
 from torch import Tensor
 
-from mtzoo.cli import main
+from mtzoo.cli import _use, main
 from mtzoo.data.datasets.clips import ClipsDataset
 from mtzoo.data.datasets.faces import Faces
 from mtzoo.data.datasets.shapes import Shapes
@@ -18,7 +19,7 @@ from mtzoo.errors import MtzooError
 from mtzoo.evaluation import classifiers
 from mtzoo.evaluation.classifiers import Classifiers, shared, train
 from mtzoo.evaluation.scores import Judges
-from mtzoo.interfaces import as_video
+from mtzoo.interfaces import PairDataset, as_video
 
 CPU = torch.device("cpu")
 FEW = {"content": 2, "motion": 2}
@@ -378,6 +379,22 @@ def test_classifiers_of_a_world_are_read_again(
     words = ["evaluate", "--baselines", "--data", "shapes", "--samples", "0", "--videos", "1"]
     words += ["--frames", "4", "--classifiers", str(tmp_path / "judges")]
     monkeypatch.setattr(classifiers, "STEPS", FEW)
-    assert main([*words, "--output", str(tmp_path / "one")]) == 0
+    learned: list[object] = []
+
+    def spy(*data: Shapes, **options: object) -> Classifiers:
+        learned.extend(some.target_identity for some in data)
+        return train(*data, **options)  # type: ignore[arg-type]
+
+    def of_one_identity(*given: Any) -> tuple[PairDataset, dict[str, Any]]:
+        found, data = test_pairs(*given)
+        return found, {**data, "target_identity": "same"}
+
+    test_pairs = _use.test_pairs
+    with monkeypatch.context() as patch:
+        patch.setattr(classifiers, "train", spy)
+        patch.setattr(_use, "test_pairs", of_one_identity)
+        assert main([*words, "--output", str(tmp_path / "one")]) == 0
+    # Pairs of one identity, as a recipe has them, would show them half as many at once.
+    assert learned == ["other", "other"]
     monkeypatch.setattr(classifiers, "train", None)
     assert main([*words, "--output", str(tmp_path / "two")]) == 0

@@ -32,6 +32,13 @@ def extent(opacity: Tensor) -> tuple[Tensor, Tensor]:
     return centre, spread.clamp(min=1e-3).sqrt()
 
 
+def places(height: int, width: int, device: torch.device) -> Tensor:
+    """Where the pixels of a frame lie, x, y in half sides from the middle and 1: ``(3, H, W)``."""
+    x = (torch.arange(width, device=device) * 2 + 1) / width - 1
+    y = ((torch.arange(height, device=device) * 2 + 1) / height - 1)[:, None]
+    return torch.stack((x.expand(height, width), y.expand(height, width), torch.ones_like(x + y)))
+
+
 def moved(layers: Tensor, moves: Tensor) -> list[Tensor]:
     """Layers as frames see them; what lies outside a layer is nothing.
 
@@ -124,9 +131,7 @@ def _align(
     count = layers.shape[1]
     each = torch.cat((layers, *slopes(layers)), 2).float()
     background, frames = background.float()[:, None], frames.float()
-    x = (torch.arange(width, device=frames.device) * 2 + 1) / width - 1
-    y = ((torch.arange(height, device=frames.device) * 2 + 1) / height - 1)[:, None]
-    place = torch.stack((x.expand(height, width), y.expand(height, width), torch.ones_like(x + y)))
+    place = places(height, width, frames.device)
     middle, _ = extent(layers[:, :, -1].float().flatten(0, 1))
     middle = middle.unflatten(0, (-1, 1, count))
 

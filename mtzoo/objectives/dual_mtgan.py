@@ -20,7 +20,7 @@ from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Draws, Gaussian, Objective, Phase
 from mtzoo.models.dual_mtgan import DualMTGAN, Generated
 from mtzoo.nn.adversarial import AdversarialForm, fake_loss, generator_loss, real_loss
-from mtzoo.nn.align import align_layers, extent, moved
+from mtzoo.nn.align import align_layers, extent, moved, places
 from mtzoo.registries import objectives
 from mtzoo.registry import Card
 
@@ -144,10 +144,7 @@ def place_consistency(here: Tensor, there: Tensor, seen: Tensor, reach: Tensor) 
         Scalar: squared distance in the layer as a share of ``reach``, meaned over where it lies and
         over all; 0 for a layer that has left the frame.
     """
-    height, width = seen.shape[-2:]
-    x = (torch.arange(width, device=seen.device) * 2 + 1) / width - 1
-    y = ((torch.arange(height, device=seen.device) * 2 + 1) / height - 1)[:, None]
-    place = torch.stack((x.expand(height, width), y.expand(height, width), torch.ones_like(x + y)))
+    place = places(seen.shape[-2], seen.shape[-1], seen.device)
     share = seen / (seen.sum((-2, -1), keepdim=True) + 1e-3)
     moments = torch.einsum("...hw,ihw,jhw->...ij", share, place, place)
     apart = (here - there)[..., :2, :]
@@ -696,15 +693,9 @@ class DualMTGANObjective(Objective):
         here = generator.poses(content, layers, picture)[:, None]
         opacity = layers[:, :, -1]
         turns = generator.direction is not None
-        if turns:
-            there = generator.frame_poses(shared.motion)[:, shared.painted]
-            looks = inverse(there)
-        else:
-            there = looks = generator.looks(shared.motion)[:, shared.painted]
+        looks = generator.looks(shared.motion)[:, shared.painted]
         with torch.autocast(video.device.type, enabled=False):
-            # Of layers that turn `pose_consistency` compares the poses, and not the maps.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not turns):
-                said = here @ looks
+            said = here @ looks
             with torch.no_grad():
                 half = [
                     F.avg_pool2d(maps.float().flatten(0, -4), 2).unflatten(0, maps.shape[:-3])
@@ -725,7 +716,7 @@ class DualMTGANObjective(Objective):
         of_frames = generator.directions(video.flatten(0, 1), seen.flatten(0, 1), disturbed=_NEAR)
         of_frames = of_frames.unflatten(0, (count, -1))
         with torch.autocast(video.device.type, enabled=False):
-            back = inverse(moves)
+            back, there = inverse(moves), inverse(looks)
             found, turned = back @ here, back @ of_picture
         apart = F.normalize(turned[..., :2, 0], dim=-1) - of_frames[..., :2, 0]
         return {
