@@ -596,7 +596,7 @@ def test_an_affine_map_moves_as_the_flow_that_it_is() -> None:
     torch.testing.assert_close(small, nn.functional.avg_pool2d(maps, 2))
     away = torch.eye(3)[:2].expand(2, 1, 2, 3).clone()
     away[..., 2] = 3.0
-    assert not warp_affine(maps, away, border=False).any()
+    assert not warp_affine(maps, away, outside="zeros").any()
 
 
 def opaque(generator: LayeredImageGenerator, opacity: float) -> None:

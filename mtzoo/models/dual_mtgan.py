@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from mtzoo.components.image_generators.skip import Backdrop, SkipImageGenerator
+from mtzoo.components.motion_encoders.trajectories import TrajectoryMotionEncoder
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import (
     ContentEncoder,
@@ -23,6 +25,7 @@ from mtzoo.interfaces import (
     MotionGenerator,
     VideoDiscriminator,
 )
+from mtzoo.nn.camera import camera_motion
 from mtzoo.registries import models
 from mtzoo.registry import Card
 
@@ -41,6 +44,10 @@ class Generated(NamedTuple):
         sampled: V~_{y,s} of Eq. 3, same shape; ``None`` where it was not asked for.
         painted: Which frames of V the generated videos show; T counts these.
         motion: Motion codes of all frames of V, of G_T from ``code``.
+        camera: Where the background lies in the frames of V, ``(B, T, 2)``, see `camera_motion`;
+            for an image generator with ``backdrop``.
+        held: How much the background holds of what stands before it, see
+            `SkipImageGenerator.forward`; likewise.
     """
 
     content: Tensor
@@ -51,6 +58,8 @@ class Generated(NamedTuple):
     sampled: Tensor | None
     painted: slice = slice(None)
     motion: Tensor | None = None
+    camera: Tensor | None = None
+    held: Tensor | None = None
 
 
 @models.register(
@@ -210,7 +219,8 @@ class DualMTGAN(Model):
         codes = self.content_encoder(pictures)
         content = codes[: len(shown)].unflatten(0, (batch, -1))
 
-        posterior: Gaussian = self.motion_encoder(video)
+        camera = self._camera(video)
+        posterior: Gaussian = self._encoded(video, camera)
         code = posterior.sample(code_noise)
         if target is None:
             prior_code = None
@@ -235,7 +245,18 @@ class DualMTGAN(Model):
         if cast(ImageGenerator, self.image_generator).takes_picture:
             first = shown.unflatten(0, (batch, -1))[:, 0]
             seen = first if target is None else torch.cat([first] + [target] * others)
-        made = self.paint(torch.cat(contents), torch.cat(motions), seen).split(batch)
+        codes, motion, held = torch.cat(contents), torch.cat(motions), None
+        if camera is None:
+            shown = self.paint(codes, motion, seen)
+        else:
+            assert content_frame is not None
+            rows = torch.arange(batch, device=video.device)
+            here = camera[rows, content_frame][:, None]
+            backdrop = self._backdrops(
+                video[rows, content_frame], camera[:, painted] - here, target, motions[1:]
+            )
+            shown, held = self.image_generator(codes, motion, seen, backdrop)
+        made = shown.split(batch)
         return Generated(
             content=content,
             posterior=posterior,
@@ -245,7 +266,36 @@ class DualMTGAN(Model):
             sampled=made[2] if prior_code is not None else None,
             painted=painted,
             motion=whole[:batch],
+            camera=camera,
+            held=held,
         )
+
+    def _camera(self, video: Tensor) -> Tensor | None:
+        """Where the background lies, where G_I moves it."""
+        generator = self.image_generator
+        if isinstance(generator, SkipImageGenerator) and generator.behind is not None:
+            return camera_motion(video)
+        return None
+
+    def _encoded(self, video: Tensor, camera: Tensor | None) -> Gaussian:
+        """E_M, which is told what it would have to find again."""
+        encoder = self.motion_encoder
+        if isinstance(encoder, TrajectoryMotionEncoder) and encoder.camera:
+            return encoder(video, camera)
+        return encoder(video)
+
+    def _backdrops(
+        self, picture: Tensor, camera: Tensor, target: Tensor | None, motions: list[Tensor]
+    ) -> Backdrop:
+        """V's own background where its frames show it, and y's as the motion codes say."""
+        generator = cast(SkipImageGenerator, self.image_generator)
+        pictures, cameras = [picture], [camera]
+        for motion in motions:
+            assert target is not None
+            said = generator.camera(motion)
+            pictures.append(target)
+            cameras.append(said - said[:, :1])
+        return Backdrop(torch.cat(pictures), torch.cat(cameras))
 
     def paint(self, content: Tensor, motion: Tensor, picture: Tensor | None) -> Tensor:
         """Run G_I, which is shown the picture only where it takes one.

@@ -51,7 +51,7 @@ def moved(layers: Tensor, moves: Tensor) -> list[Tensor]:
         ``(N, T, C, H, W)`` of each layer.
     """
     return [
-        warp_affine(layers[:, i], moves[:, :, i, :2], border=False).unflatten(0, moves.shape[:2])
+        warp_affine(layers[:, i], moves[:, :, i, :2], outside="zeros").unflatten(0, moves.shape[:2])
         for i in range(layers.shape[1])
     ]
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Outside = Literal["border", "zeros", "reflection"]
+"""What lies outside a map: its border on and on, nothing, or the map as in a mirror."""
 
 
 def warp(maps: Tensor, flow: Tensor) -> Tensor:
@@ -28,7 +33,7 @@ def warp(maps: Tensor, flow: Tensor) -> Tensor:
 
 
 def warp_affine(
-    maps: Tensor, moves: Tensor, *, border: bool = True, side: int | None = None
+    maps: Tensor, moves: Tensor, *, outside: Outside = "border", side: int | None = None
 ) -> Tensor:
     """Move maps by affine maps, bilinearly.
 
@@ -36,7 +41,7 @@ def warp_affine(
         maps: ``(B, C, H, W)``, one a video.
         moves: ``(B, T, 2, 3)``: takes each place of a frame, x, y in half sides from the middle
             and 1, to where it looks.
-        border: Whether what lies outside is the border; else it is 0.
+        outside: What is seen outside the maps.
         side: Of the frames, in pixels; ``None`` makes them as large as the maps.
 
     Returns:
@@ -48,15 +53,14 @@ def warp_affine(
         height = width = side
     size = [batch * frames, channels, height, width]
     grid = F.affine_grid(moves.float().flatten(0, 1), size, align_corners=False)
-    padding = "border" if border else "zeros"
-    return _look(maps, grid.reshape(batch, -1, width, 2), height, moves.dtype, padding)
+    return _look(maps, grid.reshape(batch, -1, width, 2), height, moves.dtype, outside)
 
 
 def _look(
-    maps: Tensor, grid: Tensor, height: int, dtype: torch.dtype, padding: str = "border"
+    maps: Tensor, grid: Tensor, height: int, dtype: torch.dtype, outside: Outside = "border"
 ) -> Tensor:
     """What a video's frames, each so high and one below the other, see in its one map."""
     seen = F.grid_sample(
-        maps.float(), grid, mode="bilinear", padding_mode=padding, align_corners=False
+        maps.float(), grid, mode="bilinear", padding_mode=outside, align_corners=False
     )
     return seen.unflatten(2, (-1, height)).transpose(1, 2).flatten(0, 1).to(dtype)

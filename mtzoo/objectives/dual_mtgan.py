@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtzoo.components.image_generators.layered import LayeredImageGenerator, inverse
+from mtzoo.components.image_generators.skip import SkipImageGenerator
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Draws, Gaussian, Objective, Phase
 from mtzoo.models.dual_mtgan import DualMTGAN, Generated
@@ -151,6 +152,20 @@ def place_consistency(here: Tensor, there: Tensor, seen: Tensor, reach: Tensor) 
     return (((apart @ moments) * apart).sum((-2, -1)) / reach.square()).mean()
 
 
+def camera_consistency(said: Tensor, found: Tensor) -> Tensor:
+    """Squared distance between how motion codes say that a background moves and how it does.
+
+    Args:
+        said: Where codes say that it lies in each frame, ``(B, T, 2)`` in half sides.
+        found: Where it does, likewise; each from a place of its own.
+
+    Returns:
+        Scalar, mean over batch and frames, of both from their means over the frames.
+    """
+    apart = said - found
+    return (apart - apart.mean(1, keepdim=True)).square().sum(-1).mean()
+
+
 def uprightness(here: Tensor) -> Tensor:
     """How far from upright things are taken to lie: one minus the mean cosine, from 0 to 2.
 
@@ -276,6 +291,11 @@ class DualMTGANObjective(Objective):
             0 is off.
         align_start: First step of that, not before layers are turned. Found is the nearest fit, so
             codes have to be about right.
+        camera_weight: Weight of `camera_consistency`, for the image generator ``skip`` with
+            ``backdrop``: motion codes say how the background moves in V. In training it is laid
+            where frames show it; so nothing else teaches that.
+        backdrop_weight: Weight of how much that background holds of what stands before it, in
+            frames in which it has hardly moved (`SkipImageGenerator.forward`).
         align_weight: Weight of what it teaches codes: `place_consistency` with what was found; for
             layers that turn `pose_consistency` instead, as a share of how far they reach, that
             directions read off the picture and off frames differ by what lies between them, and
@@ -311,6 +331,8 @@ class DualMTGANObjective(Objective):
         align_steps: int = 0,
         align_start: int = 0,
         align_weight: float = 1.0,
+        camera_weight: float = 0.0,
+        backdrop_weight: float = 0.0,
     ) -> None:
         weights = {
             "lambda_1": lambda_1,
@@ -331,6 +353,8 @@ class DualMTGANObjective(Objective):
             "align_steps": align_steps,
             "align_start": align_start,
             "align_weight": align_weight,
+            "camera_weight": camera_weight,
+            "backdrop_weight": backdrop_weight,
         }
         for name, value in weights.items():
             if not value >= 0:  # also refuses NaN
@@ -360,6 +384,8 @@ class DualMTGANObjective(Objective):
         self.pose_frames = pose_frames
         self.align_steps = align_steps
         self.align_weight = align_weight
+        self.camera_weight = camera_weight
+        self.backdrop_weight = backdrop_weight
         self.align_start = max(align_start, self.turn_start if pose_weight else 0)
 
     def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
@@ -378,6 +404,16 @@ class DualMTGANObjective(Objective):
             raise MtzooError(
                 "pose_weight needs an image generator that turns layers: set "
                 "model.image_generator.name: layered and its turns (16, say), or pose_weight: 0"
+            )
+        generator = model.image_generator
+        moving = isinstance(generator, SkipImageGenerator) and generator.behind is not None
+        if moving != (self.camera_weight > 0):
+            raise MtzooError(
+                "the image generator's backdrop is moved as camera_weight alone teaches: set it "
+                "above 0, or model.image_generator.backdrop: false"
+                if moving
+                else "camera_weight needs an image generator that moves a background: set "
+                "model.image_generator.name: skip and its backdrop, or camera_weight: 0"
             )
         if self.align_steps and not isinstance(model.image_generator, LayeredImageGenerator):
             raise MtzooError(
@@ -639,6 +675,15 @@ class DualMTGANObjective(Objective):
             video,
         )
         loss = loss + poses
+        if shared.camera is not None:
+            assert isinstance(model.image_generator, SkipImageGenerator)
+            assert shared.motion is not None
+            said = model.image_generator.camera(shared.motion)
+            terms["camera"] = camera_consistency(said, shared.camera)
+            loss = loss + self.camera_weight * terms["camera"]
+        if shared.held is not None:
+            terms["held"] = shared.held
+            loss = loss + self.backdrop_weight * shared.held
         return loss, {name: term.detach() for name, term in terms.items()}
 
     def _poses(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtzoo.errors import MtzooError
 from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
+from mtzoo.nn.align import places
 from mtzoo.nn.blocks2d import (
     CodeToMap,
     as_video_frames,
@@ -18,11 +21,65 @@ from mtzoo.nn.blocks2d import (
     stage_widths,
 )
 from mtzoo.nn.norm import Norm, initialise_, needs_bias, norm2d
-from mtzoo.nn.warp import warp
+from mtzoo.nn.warp import warp, warp_affine
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card
 
 WHO = "image generator 'skip'"
+
+_FAR = 0.5  # half sides by which a background has to have moved to be told from what is before it
+
+
+class Backdrop(NamedTuple):
+    """What is seen behind what moves.
+
+    Attributes:
+        picture: A picture of it, ``(B, C, H, W)`` in [-1, 1].
+        camera: Where it lies in each frame, from where it lies in the picture, ``(B, T, 2)``: x to
+            the right and y down, in half sides of the frame.
+    """
+
+    picture: Tensor
+    camera: Tensor
+
+
+class _Behind(nn.Module):
+    """A U-Net from pictures ``(N, C, H, W)`` to what they would show without what moves.
+
+    And to how much of that is the picture itself, ``(N, 1, H, W)`` in [0, 1].
+    """
+
+    def __init__(self, resolution: int, channels: int, width: int, norm: Norm) -> None:
+        super().__init__()
+        self.channels = channels
+        widths = stage_widths(resolution, width)
+        self.down = nn.ModuleList(
+            [conv_down(a, b, norm, False) for a, b in pairwise([channels, *widths])]
+        )
+        widths = widths[::-1]
+        self.up = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.ConvTranspose2d(a + a * (i > 0), b, 4, 2, 1, bias=needs_bias(norm)),
+                    norm2d(norm, b),
+                    nn.ReLU(),
+                )
+                for i, (a, b) in enumerate(pairwise(widths))
+            ]
+        )
+        # Colours, and how far to take the picture's own.
+        self.head = nn.ConvTranspose2d(2 * widths[-1], channels + 1, 4, 2, 1)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        maps = [picture]
+        for layer in self.down:
+            maps.append(layer(maps[-1]))
+        x = maps.pop()
+        for layer in self.up:
+            x = torch.cat((layer(x), maps.pop()), 1)
+        x = self.head(x)
+        own = x[:, self.channels :].sigmoid()
+        return torch.lerp(torch.tanh(x[:, : self.channels]), picture.to(x), own), own
 
 
 @image_generators.register(
@@ -59,6 +116,10 @@ class SkipImageGenerator(ImageGenerator):
         norm: Normalisation after each layer but the last.
         flow: Whether the picture is moved; else it is blended in where it lies.
         moved: How much the moved picture counts at first, a logit: 0 is half.
+        backdrop: Whether all of that is laid over a background that is moved as a whole, by a shift
+            that the frame's motion code says; where the picture shows no more of it, it goes on as
+            in a mirror. What lies behind what moves is painted once a video. L_rec teaches the
+            shift next to nothing; see ``camera_weight`` of the objective.
 
     Raises:
         MtzooError: A size that cannot work.
@@ -77,6 +138,7 @@ class SkipImageGenerator(ImageGenerator):
         norm: Norm = "batch",
         flow: bool = True,
         moved: float = 0.0,
+        backdrop: bool = False,
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
@@ -110,15 +172,39 @@ class SkipImageGenerator(ImageGenerator):
         self.norms = nn.ModuleList([norm2d(norm, b) for b in widths[1:]])
         # Colours, mask and flow; the first two see the picture's finest maps, too.
         self.flow = flow
-        outputs = channels + 1 + 2 * flow
+        outputs = channels + 1 + 2 * flow + backdrop
         self.head = nn.ConvTranspose2d(widths[-1], outputs, 4, 2, 1)
         self.head_skip = nn.ConvTranspose2d(widths[-1], outputs, 4, 2, 1, bias=False)
+        self.behind = None
+        if backdrop:
+            self.behind = _Behind(resolution, channels, max(1, width // 2), norm)
+            self.camera_hidden = nn.Linear(frame_motion_dim, 128)
+            self.camera_output = nn.Linear(128, 2)
         initialise_(self, norm)
+        if backdrop:
+            self.camera_hidden.reset_parameters()
+            self.camera_output.reset_parameters()
         with torch.no_grad():
             assert self.head.bias is not None
             self.head.bias[channels] = moved
 
-    def forward(self, content: Tensor, motion: Tensor, picture: Tensor | None = None) -> Tensor:
+    @overload
+    def forward(
+        self, content: Tensor, motion: Tensor, picture: Tensor | None = None, backdrop: None = None
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, content: Tensor, motion: Tensor, picture: Tensor, backdrop: Backdrop
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self,
+        content: Tensor,
+        motion: Tensor,
+        picture: Tensor | None = None,
+        backdrop: Backdrop | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Paint ``(B, T, C, H, W)`` in [-1, 1].
 
         Args:
@@ -126,6 +212,14 @@ class SkipImageGenerator(ImageGenerator):
             motion: ``(B, T, frame_motion_dim)``.
             picture: The picture that ``content`` was read from, ``(B, C, H, W)`` in [-1, 1];
                 ``None`` paints from the codes alone.
+            backdrop: What is seen behind, for a generator with ``backdrop``; ``None`` takes that
+                of the picture, which the first frame shows where the picture does.
+
+        Returns:
+            The videos. Where a backdrop is given, to learn from, also how much it holds of what
+            stands before it: the mean over pixels of the picture's share in it times how sure it
+            is that something else is painted there, of frames in which it has hardly moved, since
+            L_rec does not tell there.
 
         Raises:
             MtzooError: The picture is of another size.
@@ -147,11 +241,61 @@ class SkipImageGenerator(ImageGenerator):
         if picture is not None:
             mask = x[:, self.channels : self.channels + 1].sigmoid()
             if self.flow:
-                shown = warp(picture, x[:, self.channels + 1 :])
+                shown = warp(picture, x[:, self.channels + 1 : self.channels + 3])
             else:
                 shown = picture.repeat_interleave(motion.shape[1], 0)
             painted = torch.lerp(painted, shown.to(painted.dtype), mask)
+            if self.behind is not None:
+                opacity = x[:, -1:].sigmoid()
+                if backdrop is not None:
+                    painted, held = self._before(painted, opacity, backdrop)
+                    return as_video_frames(painted, batch), held
+                camera = self.camera(motion)
+                own = Backdrop(picture, camera - camera[:, :1])
+                painted, _ = self._before(painted, opacity, own)
         return as_video_frames(painted, batch)
+
+    def camera(self, motion: Tensor) -> Tensor:
+        """Where the background lies in frames, by their motion codes.
+
+        Args:
+            motion: ``(B, T, frame_motion_dim)``.
+
+        Returns:
+            ``(B, T, 2)``, x to the right and y down in half sides of the frame, from no place in
+            particular.
+
+        Raises:
+            MtzooError: The generator was built without ``backdrop``.
+        """
+        if self.behind is None:
+            raise MtzooError(f"{WHO}: it knows of no camera; build it with backdrop")
+        return self.camera_output(F.relu(self.camera_hidden(motion))).float()
+
+    def _before(
+        self, painted: Tensor, opacity: Tensor, backdrop: Backdrop
+    ) -> tuple[Tensor, Tensor]:
+        """Lay what is painted, ``(B * T, C, H, W)``, over a background; see `forward`."""
+        assert self.behind is not None
+        moves = torch.eye(2, 3, device=painted.device).repeat(*backdrop.camera.shape[:2], 1, 1)
+        moves[..., 2] = -backdrop.camera
+        looked = torch.cat(self.behind(backdrop.picture), 1)
+        looked = warp_affine(looked, moves, outside="reflection")
+        behind, own = looked.split((self.channels, 1), 1)
+        # Where it has hardly moved, who stands before it may as well be part of it.
+        far = (backdrop.camera.square().sum(-1).sqrt() / _FAR).clamp(max=1)
+        far = far.flatten()[:, None, None, None].to(behind.dtype)
+        behind = behind.detach() + (behind - behind.detach()) * far
+        sure = (2 * opacity.detach() - 1).clamp(min=0)
+        held = (own.float() * sure.float() * (1 - far.float())).mean()
+        # Where the background is guessed from a mirror, what is wrong with it must not teach to
+        # paint all over it.
+        height, width = painted.shape[-2:]
+        pixels = places(height, width, painted.device)
+        looks = torch.einsum("ntij,jhw->ntihw", moves, pixels).flatten(0, 1)
+        known = (looks.abs() < 1).all(1, keepdim=True)
+        opacity = torch.where(known, opacity, opacity.detach())
+        return torch.lerp(behind.to(painted.dtype), painted, opacity.to(painted.dtype)), held
 
     @staticmethod
     def _with(x: Tensor, skip: nn.Module, maps: list[Tensor], batch: int) -> Tensor:

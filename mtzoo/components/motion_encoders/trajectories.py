@@ -20,6 +20,7 @@ from mtzoo.nn.blocks3d import (
     shrunken,
     widths,
 )
+from mtzoo.nn.camera import camera_motion
 from mtzoo.nn.norm import Norm
 from mtzoo.nn.time import to_cosines
 from mtzoo.registries import motion_encoders
@@ -51,8 +52,9 @@ class TrajectoryMotionEncoder(MotionEncoder):
 
     The same 2D convolutions read ``tracks`` numbers off every frame, so what is learned from one
     frame serves all. Over time each number is a track; its first ``terms`` coefficients of the
-    discrete cosine transform are its part of the code, ``motion_dim = tracks * terms`` in all,
-    those of a track together. So few numbers a frame leave no room for what the frame shows.
+    discrete cosine transform are its part of the code, ``motion_dim = tracks * terms`` in all
+    (two tracks more with ``camera``), those of a track together. So few numbers a frame leave no
+    room for what the frame shows.
 
     With the motion generator ``lstm`` and its ``entry: tracks``, which knows the same cosines, the
     error in a frame reaches what was read off that frame without detours.
@@ -73,6 +75,8 @@ class TrajectoryMotionEncoder(MotionEncoder):
             transfer.
         shrink: Side of the squares of pixels that are averaged before all else, a power of 2 that
             leaves frames of 16x16 or more.
+        camera: Whether two more tracks, the last, say where the background lies, x and y, found
+            by `mtzoo.nn.camera.camera_motion`. No frame shows that by itself.
         norm: After each convolution.
         initial_sigma: Standard deviation of the posterior at the start of training.
 
@@ -95,6 +99,7 @@ class TrajectoryMotionEncoder(MotionEncoder):
         view: Literal["frames", "deviations"] = "deviations",
         turn_colours: bool = False,
         shrink: int = 1,
+        camera: bool = False,
         norm: Norm = "batch",
         initial_sigma: float = 0.3,
     ) -> None:
@@ -111,7 +116,8 @@ class TrajectoryMotionEncoder(MotionEncoder):
         check_shrink(shrink, resolution, WHO)
         self.resolution = resolution
         self.channels = channels
-        self.motion_dim = tracks * terms
+        self.camera = camera
+        self.motion_dim = (tracks + 2 * camera) * terms
         self.terms = terms
         self.period = period
         self.view = view
@@ -123,7 +129,7 @@ class TrajectoryMotionEncoder(MotionEncoder):
         self.hidden = nn.Sequential(nn.Linear(16 * outputs, hidden), nn.LeakyReLU(SLOPE))
         self.tracks = nn.Linear(hidden, tracks)
         # Coefficients of a young network's tracks are small beside the posterior's deviation.
-        self.size = nn.Parameter(torch.full((tracks, terms), 3.0))
+        self.size = nn.Parameter(torch.full((tracks + 2 * camera, terms), 3.0))
         self.log_variance = nn.Linear(hidden, self.motion_dim)
         for part in self.features.modules():
             if isinstance(part, nn.Conv2d):
@@ -135,11 +141,13 @@ class TrajectoryMotionEncoder(MotionEncoder):
         nn.init.normal_(self.log_variance.weight, std=0.01 * hidden**-0.5)
         nn.init.constant_(self.log_variance.bias, 2 * math.log(initial_sigma))
 
-    def forward(self, video: Tensor) -> Gaussian:
+    def forward(self, video: Tensor, camera: Tensor | None = None) -> Gaussian:
         """Encode videos.
 
         Args:
             video: ``(B, T, C, H, W)`` in [-1, 1], T at least 2.
+            camera: What `camera_motion` says of it, ``(B, T, 2)``, where that is known already;
+                for an encoder with ``camera``.
 
         Returns:
             Mean and log-variance, ``(B, motion_dim)`` each.
@@ -148,6 +156,8 @@ class TrajectoryMotionEncoder(MotionEncoder):
             MtzooError: The clip is shorter than 2 frames or its frames are of another size.
         """
         check_video(video, self.channels, self.resolution, self.min_frames, WHO)
+        if self.camera and camera is None:
+            camera = camera_motion(video)
         video = shrunken(video, self.shrink)
         if self.view == "deviations":
             video = video - video.mean(1, keepdim=True)
@@ -159,5 +169,9 @@ class TrajectoryMotionEncoder(MotionEncoder):
         # What differs between frames is small beside the numbers, and rounded away in bfloat16.
         with torch.autocast(video.device.type, enabled=False):
             hidden = hidden.to(self.size.dtype)
-            found = to_cosines(self.tracks(hidden), self.terms, self.period) * self.size
+            tracks = self.tracks(hidden)
+            if self.camera and camera is not None:
+                moved = camera - camera.mean(1, keepdim=True)
+                tracks = torch.cat((tracks, moved.to(tracks)), 2)
+            found = to_cosines(tracks, self.terms, self.period) * self.size
             return Gaussian(found.flatten(1), self.log_variance(hidden.mean(1)))
