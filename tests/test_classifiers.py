@@ -323,6 +323,8 @@ def test_the_verb_trains_once_and_asks_for_the_same_data(
     kept = tmp_path / "judges" / classifiers.CONFIG
     about = json.loads(kept.read_text())
     about["data"] |= {"target_frame": "first", "target_identity": "same"}
+    # Nor whether somebody who asks for a store of some source learned from it.
+    about["data"]["source"] = "videos"
     kept.write_text(json.dumps(about))
     assert run("paired") == 0
     capsys.readouterr()

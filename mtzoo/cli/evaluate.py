@@ -232,6 +232,9 @@ def _classifiers(
     if (folder / classifiers.CONFIG).exists():
         networks, config = classifiers.load(folder, device)
         kept = _of_classifiers(config.get("data") or {})
+        if not (kept.get("source") and trained_on.get("source")):  # left out, it may be any
+            for one in (kept, trained_on):
+                one.pop("source", None)
         if (kept, networks.classes) != (trained_on, classes):
             raise MtzooError(
                 f"the classifiers in {folder} were trained on other data ({kept}) "
