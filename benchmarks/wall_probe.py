@@ -21,10 +21,8 @@ import torch
 from report import markdown
 from scipy import ndimage
 
-from mtzoo import media
 from mtzoo.data.prepare.crops import plan_crops
-from mtzoo.data.prepare.sources import find_videos
-from mtzoo.data.prepare.weizmann import MASK_FILES, crop, fit, load_masks
+from mtzoo.data.prepare.weizmann import crop, takes
 from mtzoo.evaluation import classifiers
 from mtzoo.interfaces import as_video
 from mtzoo.nn.camera import camera_motion
@@ -50,14 +48,7 @@ class Clip(NamedTuple):
 
 
 def clips(source: Path) -> Iterator[Clip]:
-    masks = load_masks(next(f for name in MASK_FILES for f in sorted(source.rglob(name))))
-    for video in find_videos(source, wanted=lambda end: end == ".avi", what=".avi files").videos:
-        person, _, action = video.path.stem.partition("_")
-        candidates = [n for n in masks if n.removeprefix(f"{person}_{action}") in ("", "1", "2")]
-        longest = max(len(masks[name]) for name in candidates)
-        frames = media.read_video(video.path, frames=longest).frames.numpy()
-        mask = masks[max(candidates, key=lambda name: fit(frames, masks[name]))]
-        frames, mask = frames[: len(mask)], mask[: len(frames)]
+    for _, action, frames, mask in takes(source):
         crops = plan_crops(mask, margin=1.1, smoothing=4.0)
         opacity = np.stack([ndimage.binary_dilation(one, iterations=2) for one in mask])
         opacity = np.repeat(opacity[..., None].astype(np.uint8) * 255, 3, -1)

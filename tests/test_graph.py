@@ -275,6 +275,19 @@ def test_nothing_crosses_from_the_host_in_a_step(name, step, monkeypatch):
         return contextlib.nullcontext()  # of which the device without memory knows nothing
 
     monkeypatch.setattr(torch, "autocast", autocast)
+    made: list[object] = []
+
+    def from_numbers(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def spy(values: object, *given: object, **options: Any) -> Tensor:
+            result = make(values, *given, **options)
+            if result.is_meta and not isinstance(values, Tensor):
+                made.append(values)
+            return result
+
+        return spy
+
+    for name_ in ("tensor", "as_tensor"):  # which the dispatcher does not show
+        monkeypatch.setattr(torch, name_, from_numbers(getattr(torch, name_)))
     found = load_recipe(f"recipes/{name}.yaml")
     with torch.device("meta"):
         model = build_model(found.model, resolution=64, channels=3).to("meta")
@@ -286,6 +299,9 @@ def test_nothing_crosses_from_the_host_in_a_step(name, step, monkeypatch):
         shared = objective.forward(model, batch, draws, step)
         for phase in objective.phases():
             objective.loss(phase, model, batch, shared, draws, step)
+        assert not made
+        torch.tensor([1.0], device="meta")
+        assert made
         torch.zeros(1).to("meta")
     assert crossings.found == ["aten._to_copy.default"], "the last line's alone"
 

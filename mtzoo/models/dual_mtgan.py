@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mtzoo.components.image_generators.skip import Backdrop, SkipImageGenerator
 from mtzoo.components.motion_encoders.trajectories import TrajectoryMotionEncoder
+from mtzoo.components.motion_generators.lstm import LSTMMotionGenerator
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import (
     ContentEncoder,
@@ -113,6 +114,7 @@ class DualMTGAN(Model):
                 f"numbers, the motion encoder gives {motion_encoder.motion_dim}; "
                 "build the generator with the encoder's motion_dim"
             )
+        _check_tracks(motion_encoder, motion_generator)
         if image_generator.takes_picture and content_frames == "each":
             raise MtzooError(
                 "dual_mtgan: this image generator sees the picture itself, and with "
@@ -372,3 +374,20 @@ class DualMTGAN(Model):
         else:
             content = self.content_encoder(video[:, 0])
         return self.paint(content, motion, video[:, 0])
+
+
+def _check_tracks(encoder: MotionEncoder, generator: MotionGenerator) -> None:
+    """Raise `MtzooError` where a generator would read other tracks than the encoder writes."""
+    if not (
+        isinstance(encoder, TrajectoryMotionEncoder)
+        and isinstance(generator, LSTMMotionGenerator)
+        and generator.entry == "tracks"
+    ):
+        return
+    tracks = encoder.motion_dim // encoder.terms
+    if (tracks, encoder.period) != (generator.tracks, generator.period):
+        raise MtzooError(
+            f"dual_mtgan: the motion encoder writes {tracks} tracks over {encoder.period} frames, "
+            f"the motion generator reads {generator.tracks} over {generator.period}; set "
+            f"model.motion_generator.tracks: {tracks} and its period: {encoder.period}"
+        )

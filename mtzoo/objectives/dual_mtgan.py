@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mtzoo.components.image_generators.layered import LayeredImageGenerator, inverse
 from mtzoo.components.image_generators.skip import SkipImageGenerator
+from mtzoo.components.motion_encoders.trajectories import TrajectoryMotionEncoder
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Draws, Gaussian, Objective, Phase
 from mtzoo.models.dual_mtgan import DualMTGAN, Generated
@@ -414,6 +415,18 @@ class DualMTGANObjective(Objective):
                 if moving
                 else "camera_weight needs an image generator that moves a background: set "
                 "model.image_generator.name: skip and its backdrop, or camera_weight: 0"
+            )
+        if self.backdrop_weight and not moving:
+            raise MtzooError(
+                "backdrop_weight needs an image generator that shows a background: set "
+                "model.image_generator.name: skip and its backdrop, or backdrop_weight: 0"
+            )
+        encoder = model.motion_encoder
+        if moving and isinstance(encoder, TrajectoryMotionEncoder) and not encoder.camera:
+            raise MtzooError(
+                "the motion encoder 'trajectories' reads frames one by one, which do not show how "
+                "a background moves: set model.motion_encoder.camera: true, or "
+                "model.image_generator.backdrop: false"
             )
         if self.align_steps and not isinstance(model.image_generator, LayeredImageGenerator):
             raise MtzooError(

@@ -222,9 +222,12 @@ class SkipImageGenerator(ImageGenerator):
             L_rec does not tell there.
 
         Raises:
-            MtzooError: The picture is of another size.
+            MtzooError: The picture is of another size, or a backdrop is given to a generator
+                without ``backdrop``.
         """
         batch = motion.shape[0]
+        if backdrop is not None and self.behind is None:
+            raise MtzooError(f"{WHO}: it shows no backdrop; build it with backdrop")
         maps: list[Tensor] = []
         if picture is not None:
             check_image(picture, self.channels, self.resolution, WHO)
@@ -270,7 +273,9 @@ class SkipImageGenerator(ImageGenerator):
         """
         if self.behind is None:
             raise MtzooError(f"{WHO}: it knows of no camera; build it with backdrop")
-        return self.camera_output(F.relu(self.camera_hidden(motion))).float()
+        with torch.autocast(motion.device.type, enabled=False):  # a pixel is less than bf16 tells
+            hidden = F.relu(self.camera_hidden(motion.to(self.camera_hidden.weight.dtype)))
+            return self.camera_output(hidden).float()
 
     def _before(
         self, painted: Tensor, opacity: Tensor, backdrop: Backdrop
@@ -279,11 +284,11 @@ class SkipImageGenerator(ImageGenerator):
         assert self.behind is not None
         moves = torch.eye(2, 3, device=painted.device).repeat(*backdrop.camera.shape[:2], 1, 1)
         moves[..., 2] = -backdrop.camera
-        looked = torch.cat(self.behind(backdrop.picture), 1)
-        looked = warp_affine(looked, moves, outside="reflection")
-        behind, own = looked.split((self.channels, 1), 1)
+        behind, own = self.behind(backdrop.picture)
+        behind = warp_affine(behind, moves, outside="reflection")
+        own = warp_affine(own, moves.detach(), outside="reflection")
         # Where it has hardly moved, who stands before it may as well be part of it.
-        far = (backdrop.camera.square().sum(-1).sqrt() / _FAR).clamp(max=1)
+        far = (backdrop.camera.detach().square().sum(-1).sqrt() / _FAR).clamp(max=1)
         far = far.flatten()[:, None, None, None].to(behind.dtype)
         behind = behind.detach() + (behind - behind.detach()) * far
         sure = (2 * opacity.detach() - 1).clamp(min=0)

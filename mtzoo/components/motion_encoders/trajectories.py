@@ -76,7 +76,8 @@ class TrajectoryMotionEncoder(MotionEncoder):
         shrink: Side of the squares of pixels that are averaged before all else, a power of 2 that
             leaves frames of 16x16 or more.
         camera: Whether two more tracks, the last, say where the background lies, x and y, found
-            by `mtzoo.nn.camera.camera_motion`. No frame shows that by itself.
+            by `mtzoo.nn.camera.camera_motion`. No frame shows that by itself. Nothing learns
+            through them: L_M cannot teach how a background is to move.
         norm: After each convolution.
         initial_sigma: Standard deviation of the posterior at the start of training.
 

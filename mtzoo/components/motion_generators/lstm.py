@@ -56,7 +56,7 @@ class LSTMMotionGenerator(MotionGenerator):
         output_norm: ``"layer"`` normalises each z_m^t (with learned scale and shift), so that it
             reaches the image generator at the size of a content code; ``"none"`` leaves the
             linear output, which starts near 0.
-        tracks: With ``entry: tracks``, the encoder's ``tracks``.
+        tracks: With ``entry: tracks``, the encoder's ``tracks``, and two more for its ``camera``.
         period: Likewise, its ``period``.
 
     Raises:
@@ -94,11 +94,12 @@ class LSTMMotionGenerator(MotionGenerator):
         self.layers = layers
         self.time_dim = time_dim if time_input else 0
         code_inputs = {"initial_state": 0, "tracks": tracks}.get(entry, motion_dim)
-        self.terms, self.period = motion_dim // tracks, period
+        self.tracks, self.terms, self.period = tracks, motion_dim // tracks, period
         if entry == "tracks" and (motion_dim % tracks or self.terms > period):
             raise MtzooError(
                 f"{WHO}: a code of {motion_dim} cannot be {tracks} tracks of up to {period} "
-                "cosines each; give tracks and period as the motion encoder 'trajectories' has them"
+                "cosines each; give tracks (and two more for its camera) and period as the motion "
+                "encoder 'trajectories' has them"
             )
         # An LSTM needs some input: with nothing to say it gets the constant 1.
         self.constant = code_inputs + self.time_dim == 0

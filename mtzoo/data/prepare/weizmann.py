@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -74,6 +74,15 @@ TEST_FRAMES = 16
 _LEAST_AGREEMENT = 0.1
 
 _Array = npt.NDArray[np.uint8]
+
+
+class Take(NamedTuple):
+    """A video of the set and its silhouettes: uint8 ``(T, H, W, 3)`` and ``(T, H, W)``."""
+
+    person: str
+    action: str
+    frames: _Array
+    mask: _Array
 
 
 class _Named(NamedTuple):
@@ -186,6 +195,24 @@ def prepare_weizmann(
         strict=strict,
         progress=progress,
     )
+
+
+def takes(source: str | Path, masks: str | Path | None = None) -> Iterator[Take]:
+    """Every video of the set at its own size, for a look at what is prepared of it.
+
+    Args:
+        source: As for `prepare_weizmann`.
+        masks: Likewise.
+
+    Raises:
+        MtzooError: There are no videos or silhouettes, or one cannot be read.
+    """
+    found = find_videos(source, wanted=lambda ending: ending == ".avi", what=".avi files")
+    known = load_masks(Path(masks) if masks is not None else _find_masks(found.root))
+    for video in found.videos:
+        named = _parse_name(video.path, video.source, known)
+        sequence, frames, _, _ = _read(named, known)
+        yield Take(named.person, named.action, frames, known[sequence][: len(frames)])
 
 
 def _prepare(
