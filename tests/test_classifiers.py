@@ -292,7 +292,7 @@ def test_the_verb_trains_once_and_asks_for_the_same_data(
 
         with monkeypatch.context() as patch:
             patch.setattr(ClipStore, "read_windows", spy)
-            return train(*data, **options, steps=FEW)  # type: ignore[arg-type]
+            return train(*data, **{**options, "steps": FEW})  # type: ignore[arg-type]
 
     monkeypatch.setattr(classifiers, "train", quick)
     root = store(tmp_path / "store")
@@ -327,7 +327,12 @@ def test_the_verb_trains_once_and_asks_for_the_same_data(
     about["data"]["source"] = "videos"
     kept.write_text(json.dumps(about))
     assert run("paired") == 0
+    kept.write_text(json.dumps(about | {"steps": {"content": 5, "motion": 4}}))
+    assert run("paired, asked", "--classifier-steps", "5", "4") == 0
     capsys.readouterr()
+    assert run("other steps", "--classifier-steps", "5", "3") == 2
+    said = capsys.readouterr().err
+    assert "were trained for {'content': 5, 'motion': 4} steps, not {'content': 5, 'm" in said
     assert run("three", "--stride", "2", "--frames", "4") == 2
     assert "were trained on other data" in capsys.readouterr().err
 
@@ -400,3 +405,28 @@ def test_classifiers_of_a_world_are_read_again(
     assert learned == ["other", "other"]
     monkeypatch.setattr(classifiers, "train", None)
     assert main([*words, "--output", str(tmp_path / "two")]) == 0
+
+
+def test_classifiers_are_trained_as_long_as_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", "--baselines", "--data", "shapes", "--samples", "0", "--videos", "1"]
+    words += ["--frames", "4", "--output", str(tmp_path / "out")]
+    judges = ["--classifiers", str(tmp_path / "judges")]
+    asked: list[object] = []
+
+    def spy(*data: Shapes, **options: Any) -> Classifiers:
+        asked.append(options["steps"])
+        return train(*data, **options)
+
+    monkeypatch.setattr(classifiers, "train", spy)
+    assert main([*words, "--classifier-steps", "1", "2"]) == 2
+    assert "--classifier-steps is for classifiers; name their folder" in capsys.readouterr().err
+    assert main([*words, *judges, "--classifier-steps", "0", "2"]) == 2
+    assert "--classifier-steps" in capsys.readouterr().err
+    assert not asked
+    assert main([*words, *judges, "--classifier-steps", "1", "2"]) == 0
+    assert "training classifiers for 3 steps" in capsys.readouterr().out
+    assert asked == [{"content": 1, "motion": 2}]
+    config = json.loads((tmp_path / "judges" / classifiers.CONFIG).read_text())
+    assert config["steps"] == {"content": 1, "motion": 2}

@@ -71,6 +71,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "on the training split, which takes minutes, and kept there",
     )
     parser.add_argument(
+        "--classifier-steps",
+        type=int,
+        nargs=2,
+        metavar=("CONTENT", "MOTION"),
+        help="steps in which classifiers are trained, where they are (3600 1600)",
+    )
+    parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that load the videos (0)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="SEED", help="of the samples (0)")
@@ -99,6 +106,10 @@ def run(args: argparse.Namespace) -> int:
     elif args.samples is not None and args.samples < 0:
         raise MtzooError(f"--samples must be 0 or more, not {args.samples}")
     _use.check_seed(args.seed)
+    for steps in args.classifier_steps or ():
+        _use.check_count("--classifier-steps", steps, most=1_000_000)
+    if args.classifier_steps and args.classifiers is None:
+        raise MtzooError("--classifier-steps is for classifiers; name their folder: --classifiers")
     output = check_new_folder(args.output)
     if args.classifiers is not None:
         inner = args.classifiers.resolve()
@@ -207,6 +218,7 @@ def _classifiers(
 
     # As it is kept: lists, no tuples.
     trained_on = _of_classifiers(json.loads(json.dumps(resolve_data(data))))
+    steps = _steps(args)
     folder: Path = args.classifiers
     if "target_identity" in data:  # as many identities a batch as there can be
         data = {**data, "target_identity": "other"}
@@ -240,10 +252,15 @@ def _classifiers(
                 f"the classifiers in {folder} were trained on other data ({kept}) "
                 f"than these ({trained_on}); name another folder"
             )
+        if args.classifier_steps and dict(config.get("steps") or {}) != dict(steps):
+            raise MtzooError(
+                f"the classifiers in {folder} were trained for {config.get('steps')} steps, not "
+                f"{dict(steps)}; name another folder, or leave --classifier-steps out"
+            )
         return networks, missing
     check_new_folder(folder)
-    steps = sum(classifiers.STEPS[side] for side, labels in classes.items() if labels)
-    print(f"training classifiers for {steps} steps, to be kept in {folder}", flush=True)
+    total = sum(steps[side] for side, labels in classes.items() if labels)
+    print(f"training classifiers for {total} steps, to be kept in {folder}", flush=True)
     with _use.computing(device), _progress() as bar:
         task = bar.add_task("classifiers", total=None)
         networks = classifiers.train(
@@ -251,18 +268,28 @@ def _classifiers(
             clips,
             **classes,
             device=device,
+            steps=steps,
             seed=_LEARNERS_SEED,
             workers=args.workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     about = {
         "data": trained_on,
-        "steps": classifiers.STEPS,
+        "steps": steps,
         "seed": _LEARNERS_SEED,
         "versions": versions(device),
     }
     classifiers.save(folder, networks, about)
     return networks, missing
+
+
+def _steps(args: argparse.Namespace) -> Mapping[str, int]:
+    """Steps of content and motion, as asked for."""
+    from mtzoo.evaluation import classifiers
+
+    if args.classifier_steps is None:
+        return classifiers.STEPS
+    return dict(zip(("content", "motion"), args.classifier_steps, strict=True))
 
 
 def _of_classifiers(data: Mapping[str, Any]) -> dict[str, Any]:
