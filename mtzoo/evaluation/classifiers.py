@@ -42,8 +42,7 @@ STILL_FRAMES = 2
 
 STEPS = {"content": 3600, "motion": 1600}
 """Steps of training: together a quarter of an hour on one core at 64x64 and 16 frames, of which
-content, learned from single frames, takes the larger part: a third of its steps leave one face in
-twelve unread where one picture is all there is to see."""
+content takes the larger part (docs/reproduction.md, "Faces", says what fewer steps leave unread)."""
 
 _PAIRS = {"content": 24, "motion": 12}  # a step; both clips of a pair are learned from
 _RATE = {"content": 6e-3, "motion": 4e-3}
