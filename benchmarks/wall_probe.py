@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from mtzoo.data.prepare.crops import plan_crops
 from mtzoo.data.prepare.weizmann import crop, takes
+from mtzoo.errors import MtzooError
 from mtzoo.evaluation import classifiers
 from mtzoo.interfaces import as_video
 from mtzoo.nn.camera import camera_motion
@@ -82,12 +83,21 @@ def main() -> int:
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--classifiers", type=Path, required=True)
     args = parser.parse_args()
-    judges, _ = classifiers.load(args.classifiers, torch.device("cpu"))
+    try:
+        return look(args.source, args.classifiers)
+    except MtzooError as error:
+        raise SystemExit(str(error)) from None
+
+
+def look(source: Path, folder: Path) -> int:
+    judges, _ = classifiers.load(folder, torch.device("cpu"))
+    if "pjump" not in judges.classes["motion"].get("action", ()):
+        raise MtzooError(f"--classifiers: those in {folder} know no actions of Weizmann's")
 
     actions: list[str] = []
     shown: dict[str, list[_Array]] = {name: [] for name in (*BEHIND, ALONE)}
     apart: dict[str, list[torch.Tensor]] = {}
-    for clip in clips(args.source):
+    for clip in clips(source):
         first = 2 * len(clip.frames) // 3
         for start in range(first, len(clip.frames) - FRAMES + 1, FRAMES):
             frames, person, wall, lies = (part[start : start + FRAMES] for part in clip[1:])

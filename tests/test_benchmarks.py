@@ -13,6 +13,8 @@ import pytest
 from torch import nn
 
 from mtzoo.engine.launch import has_bf16
+from mtzoo.errors import MtzooError
+from mtzoo.evaluation import classifiers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,3 +101,20 @@ def test_scripts_that_look_at_a_model_say_in_one_line_what_is_wrong_with_it(
     model.networks["image_generator"] = nn.Identity()
     with pytest.raises(SystemExit, match=r"^--model: its image generator is a Identity, .*$"):
         kit.layers_of(model)
+
+
+def test_the_wall_probe_says_in_one_line_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    probe = importlib.import_module("wall_probe")
+    with pytest.raises(MtzooError, match="nope holds no classifiers that can be read"):
+        probe.look(tmp_path / "nope", tmp_path / "nope")
+    kept = tmp_path / "judges"
+    of_shapes = classifiers.Classifiers({"kind": ["a", "b"]}, {"family": ["c"]}, 64, 3)
+    classifiers.save(kept, of_shapes, {})
+    with pytest.raises(MtzooError, match=r"those in \S*judges know no actions of Weizmann's"):
+        probe.look(tmp_path / "nope", kept)
+    monkeypatch.setattr("sys.argv", ["wall_probe", "--source", "x", "--classifiers", "nope"])
+    with pytest.raises(SystemExit, match=r"^nope holds no classifiers [^\n]*$"):
+        probe.main()
