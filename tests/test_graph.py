@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -280,7 +281,9 @@ def test_nothing_crosses_from_the_host_in_a_step(name, step, monkeypatch):
     def from_numbers(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def spy(values: object, *given: object, **options: Any) -> Tensor:
             result = make(values, *given, **options)
-            if result.is_meta and not isinstance(values, Tensor):
+            # torch's own, where it stands in for a kernel, is no tensor of the step.
+            caller = str(sys._getframe(1).f_globals["__name__"]).partition(".")[0]
+            if result.is_meta and caller in ("mtzoo", __name__):
                 made.append(values)
             return result
 
