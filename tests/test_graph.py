@@ -289,8 +289,6 @@ def test_nothing_crosses_from_the_host_in_a_step(name, step, monkeypatch):
 
         return spy
 
-    for name_ in ("tensor", "as_tensor"):  # which the dispatcher does not show
-        monkeypatch.setattr(torch, name_, from_numbers(getattr(torch, name_)))
     found = load_recipe(f"recipes/{name}.yaml")
     with torch.device("meta"):
         model = build_model(found.model, resolution=64, channels=3).to("meta")
@@ -298,6 +296,8 @@ def test_nothing_crosses_from_the_host_in_a_step(name, step, monkeypatch):
     video = torch.empty(2, 16, 64, 64, 3, device="meta").permute(0, 1, 4, 2, 3)
     batch = Batch(video, video, video[:, 0])
     draws = MetaDraws(0, step, 0, 2, torch.device("meta"))
+    for name_ in ("tensor", "as_tensor"):  # which the dispatcher does not show
+        monkeypatch.setattr(torch, name_, from_numbers(getattr(torch, name_)))
     with Crossings() as crossings:
         shared = objective.forward(model, batch, draws, step)
         for phase in objective.phases():
