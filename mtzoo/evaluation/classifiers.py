@@ -41,9 +41,7 @@ STILL_FRAMES = 2
 """Frames of the clips that content is learned from: the fewest that all datasets give."""
 
 STEPS = {"content": 3600, "motion": 1600}
-"""Steps of training: together a quarter of an hour on one core at 64x64 and 16 frames.
-
-What fewer leave unread: docs/reproduction.md, "Faces"."""
+"""Steps of training. What fewer leave unread: docs/reproduction.md, "Faces"."""
 
 _PAIRS = {"content": 24, "motion": 12}  # a step; both clips of a pair are learned from
 _RATE = {"content": 6e-3, "motion": 4e-3}

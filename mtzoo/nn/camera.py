@@ -11,7 +11,7 @@ from torch.nn import functional as F
 _MIDDLE = 0.45  # how far things in the middle reach, in half sides; what lies farther out counts
 _SOFT = 0.1  # differences above it, of a range of 2, count as something else and not as worse
 _COARSE = (2, 5)  # how far to look, down and across, in pixels of frames of half the size
-_FINE = 2
+_FINE = 2  # likewise about that, in both directions, in pixels of the frames themselves
 _REST = 1e-5  # what a pixel's square costs: where all is alike, nothing has moved
 
 

@@ -64,6 +64,8 @@ ACTIONS = (
     "wave2",
 )
 
+_WANTED = ".avi files of the set, unpacked and named <person>_<action>.avi,"
+
 MASK_FILES = ("original_masks.mat", "classification_masks.mat")
 
 TEST_FRAMES = 16
@@ -145,11 +147,7 @@ def prepare_weizmann(
     if held_out < 0:
         raise MtzooError(f"prepare weizmann: held_out must be 0 or more, not {held_out}")
     root = check_target(output)
-    found = find_videos(
-        source,
-        wanted=lambda ending: ending == ".avi",
-        what=".avi files of the set, unpacked and named <person>_<action>.avi,",
-    )
+    found = find_videos(source, wanted=lambda ending: ending == ".avi", what=_WANTED)
     source = found.root
     mask_file = Path(masks).resolve() if masks is not None else _find_masks(source)
     silhouettes = load_masks(mask_file)
@@ -197,18 +195,17 @@ def prepare_weizmann(
     )
 
 
-def takes(source: str | Path, masks: str | Path | None = None) -> Iterator[Take]:
+def takes(source: str | Path) -> Iterator[Take]:
     """Every video of the set at its own size, for a look at what is prepared of it.
 
     Args:
         source: As for `prepare_weizmann`.
-        masks: Likewise.
 
     Raises:
         MtzooError: There are no videos or silhouettes, or one cannot be read.
     """
-    found = find_videos(source, wanted=lambda ending: ending == ".avi", what=".avi files")
-    known = load_masks(Path(masks) if masks is not None else _find_masks(found.root))
+    found = find_videos(source, wanted=lambda ending: ending == ".avi", what=_WANTED)
+    known = load_masks(_find_masks(found.root))
     for video in found.videos:
         named = _parse_name(video.path, video.source, known)
         sequence, frames, _, _ = _read(named, known)
