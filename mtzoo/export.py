@@ -180,6 +180,15 @@ def _cell(figure: dict[str, float] | None, metric: str) -> str:
     return f"{mean} [{low}, {high}]"
 
 
+def _prior(config: dict[str, Any]) -> str:
+    """The command that taught it what samples are drawn from, where one did."""
+    learned = config.get("prior")
+    if not isinstance(learned, dict):
+        return ""
+    options = " ".join(f"--{key} {learned.get(key)}" for key in ("clips", "steps", "seed"))
+    return f"\nmtzoo prior {options}"
+
+
 def _card(
     name: str,
     model: Model,
@@ -214,7 +223,7 @@ mtzoo transfer --model {name} --image picture.png --video clip.mp4 --output move
 by the recipe beside this file:
 
 ```
-mtzoo fit --recipe recipe.yaml
+mtzoo fit --recipe recipe.yaml{_prior(config)}
 ```
 
 **Figures.** {measured or "None yet: `mtzoo evaluate`, then export again with `--results`."}

@@ -119,6 +119,40 @@ class MotionEncoder(Component):
         """
 
 
+class MotionPrior(Component):
+    """Motion codes that a picture is likely to move by, where N(0, I) is too blunt a guess.
+
+    Learned once E_M has (`mtzoo.engine.prior`).
+    """
+
+    takes = ("resolution", "channels", "motion_dim")
+    motion_dim: int
+
+    @abc.abstractmethod
+    def forward(self, noise: Tensor, image: Tensor) -> Tensor:
+        """Draw codes.
+
+        Args:
+            noise: Standard normal ``(B, motion_dim)``; equal noise gives equal codes.
+            image: The pictures that are to move, ``(B, C, H, W)`` in [-1, 1].
+
+        Returns:
+            Motion codes ``(B, motion_dim)``.
+        """
+
+    @abc.abstractmethod
+    def log_likelihood(self, code: Tensor, image: Tensor) -> Tensor:
+        """Logarithm of the density of codes.
+
+        Args:
+            code: ``(B, motion_dim)``.
+            image: The first frames of the videos that move so, ``(B, C, H, W)`` in [-1, 1].
+
+        Returns:
+            In nats, ``(B,)``.
+        """
+
+
 class MotionGenerator(Component):
     """A motion code to one motion feature a frame (G_T of the paper)."""
 

@@ -21,6 +21,7 @@ image_discriminators = Registry(
 video_discriminators = Registry(
     "video_discriminators", "mtzoo.components.video_discriminators", "video discriminator"
 )
+motion_priors = Registry("motion_priors", "mtzoo.components.motion_priors", "motion prior")
 models = Registry("models", "mtzoo.models", "model")
 objectives = Registry("objectives", "mtzoo.objectives", "objective")
 datasets = Registry("datasets", "mtzoo.data.datasets", "dataset")
@@ -34,6 +35,7 @@ REGISTRIES: dict[str, Registry] = {
         image_generators,
         image_discriminators,
         video_discriminators,
+        motion_priors,
         models,
         objectives,
         datasets,

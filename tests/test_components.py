@@ -31,6 +31,7 @@ BUILT_IN = {
     "image_generators": 6,
     "image_discriminators": 3,
     "video_discriminators": 3,
+    "motion_priors": 1,
 }
 ALL = [(kind, name) for kind in BUILT_IN for name in REGISTRIES[kind].names()]
 VIDEO = ("motion_encoders", "video_discriminators")
@@ -50,7 +51,13 @@ def build(kind: str, name: str, resolution: int = 32, seed: int = 0, **sizes: in
     entry = describe(kind, name)
     given = {**SIZES, "resolution": resolution, **sizes}
     torch.manual_seed(seed)
-    return entry.target(**{size: given[size] for size in entry.target.takes}, **entry.card.tiny)
+    built = entry.target(**{size: given[size] for size in entry.target.takes}, **entry.card.tiny)
+    if kind == "motion_priors":  # built to permute alone, of which there is little to see
+        with torch.no_grad():
+            for parameter in built.parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.1)
+    return built
 
 
 def make(
@@ -72,6 +79,8 @@ def make(
         return video()[:, 0], video()[:, -1]
     if kind == "motion_generators":
         return (code(batch, SIZES["motion_dim"]),)
+    if kind == "motion_priors":
+        return code(batch, SIZES["motion_dim"]), video()[:, 0]
     if kind == "image_generators":
         return code(batch, SIZES["content_dim"]), code(batch, frames, SIZES["frame_motion_dim"])
     return (video(),)
@@ -118,7 +127,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 def test_every_slot_has_its_built_ins() -> None:
     assert {kind: len(REGISTRIES[kind].builtins()) for kind in BUILT_IN} == BUILT_IN
-    assert len(ALL) >= sum(BUILT_IN.values()) == 22
+    assert len(ALL) >= sum(BUILT_IN.values()) == 23
 
 
 @every_component
@@ -231,6 +240,8 @@ def check_outputs(
         assert [tuple(o.shape) for o in outputs] == [(batch, component.content_dim)]
     elif kind == "motion_encoders":
         assert [tuple(o.shape) for o in outputs] == [(batch, component.motion_dim)] * 2
+    elif kind == "motion_priors":
+        assert [tuple(o.shape) for o in outputs] == [(batch, component.motion_dim)]
     elif kind == "motion_generators":
         shape = (batch, frames, component.frame_motion_dim)
         assert [tuple(o.shape) for o in outputs] == [shape]
@@ -418,6 +429,7 @@ def test_deep_copy_is_equal_and_separate(kind: str, name: str) -> None:
         ("image_generators", "dcgan"),
         ("image_discriminators", "pair"),
         ("video_discriminators", "c3d"),
+        ("motion_priors", "flow"),
     ],
 )
 def test_compiled_equals_eager(kind: str, name: str) -> None:

@@ -77,8 +77,8 @@ print(json.dumps([names, heavy, parts]))
     assert parts == []
 
 
-def test_nine_kinds() -> None:
-    assert len(REGISTRIES) == 9
+def test_ten_kinds() -> None:
+    assert len(REGISTRIES) == 10
     for kind, registry in REGISTRIES.items():
         assert getattr(registries, kind) is registry
         assert registry.kind == kind

@@ -21,6 +21,7 @@ VERBS = (
     "fit",
     "transfer",
     "sample",
+    "prior",
     "evaluate",
     "report",
     "profile",

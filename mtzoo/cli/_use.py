@@ -13,6 +13,7 @@ from mtzoo.errors import MtzooError
 
 if TYPE_CHECKING:
     import torch
+    from rich.progress import Progress
     from torch import Tensor
 
     from mtzoo.evaluation.perceptual import Lpips
@@ -195,6 +196,17 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise MtzooError("--device cuda: torch finds no NVIDIA GPU; use --device cpu")
     return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
+def progress() -> Progress:
+    """A bar for long work, where somebody looks."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def load(path: str, device: torch.device) -> tuple[Model, dict[str, Any]]:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
-    from rich.progress import Progress
 
     from mtzoo.evaluation.classifiers import Classifiers
     from mtzoo.evaluation.scores import Method, Scores
@@ -144,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         networks, lacking = _classifiers(args, pairs, data, device)
         judges = dataclasses.replace(judges, classifiers=networks)
         missing |= lacking
-    with _use.computing(device), _progress() as bar:
+    with _use.computing(device), _use.progress() as bar:
         task = bar.add_task("videos", total=None)
         scores = score(
             model,
@@ -261,7 +260,7 @@ def _classifiers(
     check_new_folder(folder)
     total = sum(steps[side] for side, labels in classes.items() if labels)
     print(f"training classifiers for {total} steps, to be kept in {folder}", flush=True)
-    with _use.computing(device), _progress() as bar:
+    with _use.computing(device), _use.progress() as bar:
         task = bar.add_task("classifiers", total=None)
         networks = classifiers.train(
             stills,
@@ -296,16 +295,6 @@ def _of_classifiers(data: Mapping[str, Any]) -> dict[str, Any]:
     """What matters to them: not where videos lie, how many there are, nor how they are paired."""
     others = ("root", "size", "identity", "target_identity", "target_frame")
     return {key: value for key, value in data.items() if key not in others}
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 # What a table shows of a metric: heading and digits.

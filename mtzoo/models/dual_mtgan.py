@@ -24,6 +24,7 @@ from mtzoo.interfaces import (
     Model,
     MotionEncoder,
     MotionGenerator,
+    MotionPrior,
     VideoDiscriminator,
 )
 from mtzoo.nn.camera import camera_motion
@@ -86,6 +87,8 @@ class DualMTGAN(Model):
         image_generator: G_I.
         image_discriminator: D_I; ``None`` leaves it out (ablation, or a model only for use).
         video_discriminator: D_V; ``None`` leaves it out.
+        motion_prior: What `sample` draws z_M from, once it has been learned (``mtzoo prior``);
+            ``None`` is the paper's N(0, I).
         content_frames: Where V~_x takes its content from in training. ``each``: every frame's own
             code, as Eq. 3 writes; ``one``: one random frame's code for the whole clip, which
             leaves motion no way around z_M even before L_C has made the codes alike; ``other``:
@@ -104,6 +107,7 @@ class DualMTGAN(Model):
         image_generator: ImageGenerator,
         image_discriminator: ImageDiscriminator | None = None,
         video_discriminator: VideoDiscriminator | None = None,
+        motion_prior: MotionPrior | None = None,
         *,
         content_frames: Literal["each", "one", "other", "either"] = "each",
     ) -> None:
@@ -128,6 +132,8 @@ class DualMTGAN(Model):
                 "image_generator": image_generator,
             }
         )
+        if motion_prior is not None:
+            self.networks["motion_prior"] = motion_prior
         judges: dict[str, nn.Module] = {}
         if image_discriminator is not None:
             judges["image_discriminator"] = image_discriminator
@@ -140,7 +146,7 @@ class DualMTGAN(Model):
         self.motion_dim = motion_encoder.motion_dim
 
     def generators(self) -> nn.Module:
-        """E_C, E_M, G_T and G_I as one module."""
+        """E_C, E_M, G_T and G_I as one module, and the prior where there is one."""
         return self.networks
 
     def discriminators(self) -> nn.Module:
@@ -166,6 +172,11 @@ class DualMTGAN(Model):
     def image_generator(self) -> nn.Module:
         """G_I."""
         return self.networks["image_generator"]
+
+    @property
+    def motion_prior(self) -> MotionPrior | None:
+        """What z_M is drawn from; ``None`` is N(0, I)."""
+        return cast("MotionPrior | None", dict(self.networks.items()).get("motion_prior"))
 
     @property
     def image_discriminator(self) -> nn.Module | None:
@@ -335,7 +346,9 @@ class DualMTGAN(Model):
         frames: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Stochastic generation: motions drawn from N(0, I) on ``image`` (V~_{y,s}).
+        """Stochastic generation: motions drawn for ``image`` (V~_{y,s}).
+
+        From N(0, I), or from the `motion_prior` where there is one.
 
         Args:
             image: y, ``(B, C, H, W)`` in [-1, 1].
@@ -352,9 +365,11 @@ class DualMTGAN(Model):
         code = torch.randn(
             batch * samples, self.motion_dim, generator=generator, device=where, dtype=image.dtype
         ).to(image.device)
+        picture = image.repeat_interleave(samples, dim=0)
+        if self.motion_prior is not None:
+            code = self.motion_prior(code, picture)
         motion = self.motion_generator(code, frames, generator=generator)
         content = self.content_encoder(image).repeat_interleave(samples, dim=0)
-        picture = image.repeat_interleave(samples, dim=0)
         return self.paint(content, motion, picture).unflatten(0, (batch, samples))
 
     def reconstruct(self, video: Tensor) -> Tensor:

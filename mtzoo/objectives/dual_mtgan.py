@@ -392,9 +392,14 @@ class DualMTGANObjective(Objective):
     def check(self, model: DualMTGAN, data: Mapping[str, object]) -> None:
         """Refuse y of another identity, or terms that ask for one, where y is to be of V's.
 
-        And poses or alignment where the image generator knows of none, or turns that nothing
-        teaches.
+        And a motion prior, which learns later; poses or alignment where the image generator knows
+        of none, or turns that nothing teaches.
         """
+        if model.motion_prior is not None:
+            raise MtzooError(
+                "the motion prior is learned after the model, from its codes: set "
+                "model.motion_prior: null and give the run to `mtzoo prior`"
+            )
         turner = _turner(model)
         if turner and not self.pose_weight:
             raise MtzooError(

@@ -258,4 +258,5 @@ def _slot_kinds() -> dict[type, str]:
         interfaces.ImageGenerator: "image_generators",
         interfaces.ImageDiscriminator: "image_discriminators",
         interfaces.VideoDiscriminator: "video_discriminators",
+        interfaces.MotionPrior: "motion_priors",
     }
