@@ -174,7 +174,7 @@ def test_the_verb_writes_a_model_that_draws_from_its_prior_and_moves_as_before(
     assert f"weights: {output}" in out
     config = read_config(output)
     assert config["model"]["motion_prior"] == {"name": "flow"}
-    assert config["prior"] == {"clips": 32, "steps": 30, "seed": 2}
+    assert config["prior"] == {"clips": 20, "steps": 30, "seed": 2}
     assert (output / "recipe.yaml").read_text() == (run / "recipe.yaml").read_text()
 
     before, after = loaded(run), loaded(output)
@@ -195,7 +195,7 @@ def test_the_verb_writes_a_model_that_draws_from_its_prior_and_moves_as_before(
 
     card = tmp_path / "small"
     assert cli("export", "--model", output, "--output", card)[0] == 0
-    assert "mtzoo prior --clips 32 --steps 30 --seed 2" in (card / "README.md").read_text()
+    assert "mtzoo prior --clips 20 --steps 30 --seed 2" in (card / "README.md").read_text()
     assert loaded(card).motion_prior is not None
     again = tmp_path / "again"
     code, _, err = cli("prior", "--model", card, "--output", again, *options[:4])

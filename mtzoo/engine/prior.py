@@ -61,7 +61,7 @@ def encode(
     Args:
         model: In evaluation mode, on ``device``.
         pairs: A split.
-        clips: How many; rounded up to whole batches.
+        clips: How many.
         device: Where to compute; what is found stays there.
         workers: Processes that load.
         progress: Told after each batch.
@@ -75,8 +75,9 @@ def encode(
         means.append(posterior.mean)
         variances.append(posterior.log_variance)
         first.append(video[:, :1].clone())
-        progress(done * BATCH, count * BATCH)
-    return Known(Gaussian(torch.cat(means), torch.cat(variances)), torch.cat(first))
+        progress(min(done * BATCH, clips), clips)
+    mean, log_variance, pictures = (torch.cat(each)[:clips] for each in (means, variances, first))
+    return Known(Gaussian(mean, log_variance), pictures)
 
 
 def learn(
