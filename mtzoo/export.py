@@ -90,13 +90,15 @@ def export(
 
 
 def _licence(recipe: Recipe, config: dict[str, Any]) -> str:
-    if not datasets.get(str(recipe.data["name"])).on_disk:
+    other = (config.get("prior") or {}).get("data")  # that its prior was learned from
+    if not other and not datasets.get(str(recipe.data["name"])).on_disk:
         return LICENCE
     stated = config.get("licence", "not stated")
-    if stated == "not stated":
+    if stated == "not stated" or other:
+        name = (other or recipe.data)["name"]
         raise MtzooError(
-            f"the data of {recipe.name} ({recipe.data['name']}) states no licence; say with "
-            "--licence under which the weights may be used"
+            f"the data of {recipe.name} ({name}) states no licence; say with --licence under which "
+            "the weights may be used"
         )
     return str(stated)
 
@@ -180,13 +182,16 @@ def _cell(figure: dict[str, float] | None, metric: str) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _prior(config: dict[str, Any]) -> str:
+def _prior(name: str, config: dict[str, Any]) -> str:
     """The command that taught it what samples are drawn from, where one did."""
     learned = config.get("prior")
     if not isinstance(learned, dict):
         return ""
-    options = " ".join(f"--{key} {learned.get(key)}" for key in ("clips", "steps", "seed"))
-    return f"\nmtzoo prior {options}"
+    data = learned.get("data")
+    options = "".join(f" --{key} {learned.get(key)}" for key in ("clips", "steps", "seed"))
+    if isinstance(data, dict):
+        options += f" --data {data.get('root', data.get('name'))}"
+    return f"\nmtzoo prior --model runs/{name} --output {name}{options}"
 
 
 def _card(
@@ -203,7 +208,7 @@ def _card(
     data = recipe.data["name"]
     parts = ", ".join(
         f"{slot} `{part['name']}`"
-        for slot, part in recipe.model.items()
+        for slot, part in config["model"].items()
         if isinstance(part, dict) and not slot.endswith("discriminator")
     )
     kind = recipe.model["name"]
@@ -223,7 +228,7 @@ mtzoo transfer --model {name} --image picture.png --video clip.mp4 --output move
 by the recipe beside this file:
 
 ```
-mtzoo fit --recipe recipe.yaml{_prior(config)}
+mtzoo fit --recipe recipe.yaml{_prior(name, config)}
 ```
 
 **Figures.** {measured or "None yet: `mtzoo evaluate`, then export again with `--results`."}

@@ -250,7 +250,7 @@ def _build(config: dict[str, Any], state: Mapping[str, Tensor], folder: Path) ->
     with torch.random.fork_rng(devices=[]), _bounded(max(4 * total, _LEAST_BOUND)):
         try:
             model = build_model(
-                _without_judges(config["model"]),
+                without_judges(config["model"]),
                 resolution=config["resolution"],
                 channels=config["channels"],
                 download=False,
@@ -283,7 +283,7 @@ def _bounded(most: int) -> Iterator[None]:
         handle.remove()
 
 
-def _without_judges(section: Mapping[str, Any]) -> dict[str, Any]:
+def without_judges(section: Mapping[str, Any]) -> dict[str, Any]:
     """The model section with the discriminators' slots empty where they may be."""
     from mtzoo.recipe.options import signature
 

@@ -95,6 +95,7 @@ def test_resolved_options_are_the_constructor_s_own(base: Path) -> None:
         "image_generator",
         "image_discriminator",
         "video_discriminator",
+        "motion_prior",
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +72,33 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from mtzoo.engine import prior as engine
+    from mtzoo.evaluation.scores import check_fit
     from mtzoo.models.dual_mtgan import DualMTGAN
-    from mtzoo.recipe import build_dataset, build_model
+    from mtzoo.recipe import build_dataset, build_model, resolve_model
+    from mtzoo.weights import without_judges
 
     device = _use.pick_device(args.device)
     model, config = _use.load(args.model, device)
     if not isinstance(model, DualMTGAN):
         raise MtzooError(f"--model: {args.model} is a {type(model).__name__}, and no dual_mtgan")
     test, data = _use.test_pairs(args, config, args.model)
+    check_fit(model, test)
     seed = _seed(args)
     train = build_dataset(data, split="train", seed=seed)
 
     # Built by the recipe's rules, and with it the configuration that builds it again.
-    section = {**config["model"], "motion_prior": {"name": args.prior}}
+    section = resolve_model(
+        {**without_judges(config["model"]), "motion_prior": {"name": args.prior}}
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         built = build_model(
             section, resolution=config["resolution"], channels=config["channels"], download=False
-        ).to(device)
+        )
     assert isinstance(built, DualMTGAN)
     prior = built.motion_prior
     assert prior is not None
+    prior.to(device)
     with _use.computing(device), _use.progress() as bar:
         task = bar.add_task("clips", total=None)
 
@@ -102,13 +110,26 @@ def run(args: argparse.Namespace) -> int:
         task = bar.add_task("prior", total=None)
         engine.learn(prior, known, steps=args.steps, seed=args.seed, progress=tell)
         before, after = (engine.surprise(one, held_out) for one in (None, prior))
+    if not math.isfinite(after):
+        raise MtzooError(
+            "the prior's likelihood of test clips is not finite: it went wrong; take fewer --steps"
+        )
     model.networks["motion_prior"] = prior
     learned = {"clips": len(known.first), "steps": args.steps, "seed": args.seed}
-    _write(output, model, {**config, "model": section, "prior": learned}, args.model)
+    if args.data is not None:
+        learned["data"] = data
+    kept = {key: value for key, value in config.items() if key != "dtype"}  # it is fp32 now
+    _write(output, model, {**kept, "model": section, "prior": learned}, args.model)
     print(
         f"codes of {len(held_out.first)} test clips: {after:.3f} nats a number of surprise, "
         f"{before:.3f} to N(0, I)"
     )
+    if after > before:
+        print(
+            "warning: test clips surprise the prior more than N(0, I): it knows its clips by "
+            "heart; take fewer --steps or more --clips",
+            file=sys.stderr,
+        )
     print(f"weights: {output}")
     return 0
 

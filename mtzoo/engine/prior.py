@@ -9,6 +9,7 @@ Fergus (ICML 2018) is given the frames before.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -68,14 +69,15 @@ def encode(
     """
     means, variances, first = [], [], []
     count = math.ceil(clips / BATCH)
-    found = batches(Steps(pairs, BATCH), 0, count, workers=workers, pin=False)
-    for done, items in enumerate(found, 1):
-        video = items["video"].to(device)
-        posterior: Gaussian = model.motion_encoder(as_video(video))
-        means.append(posterior.mean)
-        variances.append(posterior.log_variance)
-        first.append(video[:, :1].clone())
-        progress(min(done * BATCH, clips), clips)
+    loading = batches(Steps(pairs, BATCH), 0, count, workers=workers, pin=False)
+    with contextlib.closing(loading):
+        for done, items in enumerate(loading, 1):
+            video = items["video"].to(device)
+            posterior: Gaussian = model.motion_encoder(as_video(video))
+            means.append(posterior.mean)
+            variances.append(posterior.log_variance)
+            first.append(video[:, :1].clone())
+            progress(min(done * BATCH, clips), clips)
     mean, log_variance, pictures = (torch.cat(each)[:clips] for each in (means, variances, first))
     return Known(Gaussian(mean, log_variance), pictures)
 
@@ -100,7 +102,7 @@ def learn(
         progress: Told after each step.
 
     Raises:
-        MtzooError: A likelihood was not finite; nothing was learned.
+        MtzooError: Gradients were not finite; the prior is then not to be used.
     """
     device = known.first.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

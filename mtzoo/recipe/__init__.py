@@ -12,6 +12,7 @@ from mtzoo.recipe.build import (
     build_objective,
     check_recipe,
     resolve_data,
+    resolve_model,
 )
 from mtzoo.recipe.find import find_base, find_recipe, known_recipes
 from mtzoo.recipe.resolve import Recipe, resolve
@@ -27,6 +28,7 @@ __all__ = [
     "known_recipes",
     "load_recipe",
     "resolve_data",
+    "resolve_model",
 ]
 
 

@@ -117,6 +117,15 @@ def resolve_data(config: Mapping[str, object]) -> dict[str, object]:
     return _resolved(config, "data", Where())
 
 
+def resolve_model(config: Mapping[str, object]) -> dict[str, object]:
+    """Return a ``model`` section with the defaults of what it leaves out.
+
+    Raises:
+        MtzooError: The section is wrong.
+    """
+    return _resolved(config, "model", Where())
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe whose sizes cannot work: build its networks, but without memory.
 
