@@ -187,10 +187,14 @@ def _prior(name: str, config: dict[str, Any]) -> str:
     learned = config.get("prior")
     if not isinstance(learned, dict):
         return ""
-    data = learned.get("data")
-    options = "".join(f" --{key} {learned.get(key)}" for key in ("clips", "steps", "seed"))
-    if isinstance(data, dict):
-        options += f" --data {data.get('root', data.get('name'))}"
+    given = {"prior": config["model"]["motion_prior"]["name"]}
+    given |= {key: learned[key] for key in ("clips", "steps", "seed") if key in learned}
+    if data := learned.get("data"):
+        given |= {"data": data.get("root", data["name"])}
+        given |= {
+            key.replace("_", "-"): data[key] for key in ("split_by", "stride") if data.get(key)
+        }
+    options = "".join(f" --{key} {value}" for key, value in given.items())
     return f"\nmtzoo prior --model runs/{name} --output {name}{options}"
 
 

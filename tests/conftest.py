@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Small tensors on shared cores: one thread a process is faster, and pytest-xdist uses the cores.
@@ -31,6 +32,20 @@ def footage() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real footage at {folder}; set MTZOO_TEST_DATA to its folder")
     return folder
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; gives status, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        from mtzoo.cli import main
+
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -393,13 +393,13 @@ def test_classifiers_of_a_world_are_read_again(
         return train(*data, **options)  # type: ignore[arg-type]
 
     def of_one_identity(*given: Any) -> tuple[PairDataset, dict[str, Any]]:
-        found, data = test_pairs(*given)
+        found, data = pairs_of(*given)
         return found, {**data, "target_identity": "same"}
 
-    test_pairs = _use.test_pairs
+    pairs_of = _use.pairs
     with monkeypatch.context() as patch:
         patch.setattr(classifiers, "train", spy)
-        patch.setattr(_use, "test_pairs", of_one_identity)
+        patch.setattr(_use, "pairs", of_one_identity)
         assert main([*words, "--output", str(tmp_path / "one")]) == 0
     # Pairs of one identity, as a recipe has them, would show them half as many at once.
     assert learned == ["other", "other"]

@@ -13,11 +13,11 @@ from engine_kit import tiny
 from torch import Tensor
 
 from mtzoo import MtzooError
-from mtzoo.cli import main
 from mtzoo.components.motion_priors.flow import FlowMotionPrior
+from mtzoo.data.datasets.shapes import Shapes
 from mtzoo.engine import fit
 from mtzoo.engine import prior as engine
-from mtzoo.interfaces import Gaussian
+from mtzoo.interfaces import Gaussian, as_video
 from mtzoo.models.dual_mtgan import DualMTGAN
 from mtzoo.recipe import load_recipe
 from mtzoo.recipe.build import check_recipe
@@ -135,6 +135,19 @@ def test_codes_that_are_not_finite_are_said():
         engine.learn(flow(), clips, steps=2)
 
 
+def test_clips_are_encoded_in_order_with_their_own_first_frames(run: Path):
+    model, world = loaded(run), Shapes("train", 0, resolution=32, frames=8)
+    clips = engine.encode(model, world, 18, torch.device("cpu"))
+    assert clips.first.shape == (18, 1, 32, 32, 3)
+    for position in (0, 17):
+        video = world[position]["video"]
+        assert torch.equal(clips.first[position], video[:1])
+        with torch.no_grad():
+            wanted = model.motion_encoder(as_video(video[None]))
+        torch.testing.assert_close(clips.codes.mean[position], wanted.mean[0])
+        torch.testing.assert_close(clips.codes.log_variance[position], wanted.log_variance[0])
+
+
 # The verb
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -145,16 +158,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     fit(tiny(folder, steps=1), folder / "run")
     return folder / "run"
-
-
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def loaded(folder: Path) -> DualMTGAN:
@@ -197,7 +200,7 @@ def test_the_verb_writes_a_model_that_draws_from_its_prior_and_moves_as_before(
     card = tmp_path / "small"
     assert cli("export", "--model", output, "--output", card)[0] == 0
     assert (
-        "mtzoo prior --model runs/small --output small --clips 20 --steps 30 --seed 2"
+        "mtzoo prior --model runs/small --output small --prior flow --clips 20 --steps 30 --seed 2"
         in (card / "README.md").read_text()
     )
     assert loaded(card).motion_prior is not None
@@ -242,6 +245,18 @@ def test_what_the_verb_cannot_do_is_one_line_and_leaves_nothing(
     (tmp_path / "there" / "file").touch()
     code, _, err = cli("prior", "--model", run, "--output", tmp_path / "there")
     assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(("after", "status"), [(2.0, 0), (math.nan, 2)])
+def test_a_prior_that_went_wrong_is_said(
+    run: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, after: float, status: int
+):
+    monkeypatch.setattr(engine, "surprise", lambda prior, known: after if prior else 1.0)
+    output = tmp_path / "new"
+    code, _, err = cli("prior", "--model", run, "--output", output, "--clips", 4, "--steps", 1)
+    assert (code, err.count("\n")) == (status, 1)
+    assert "take fewer --steps" in err
+    assert output.exists() == (status == 0)
 
 
 def test_fit_sends_recipes_with_a_prior_to_the_verb():

@@ -7,7 +7,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mtzoo.errors import MtzooError
 
@@ -77,15 +77,19 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def test_pairs(
-    args: argparse.Namespace, config: Mapping[str, Any], model: str | None
+def pairs(
+    args: argparse.Namespace,
+    config: Mapping[str, Any],
+    model: str | None,
+    split: Literal["train", "test"] = "test",
 ) -> tuple[PairDataset, dict[str, Any]]:
-    """The test split that ``--data`` and its like ask for, and the section that describes it.
+    """The split of what ``--data`` and its like ask for, and the section that describes it.
 
     Args:
         args: With the options of `add_data` and a ``seed``.
         config: ``resolution`` and ``frames`` of the videos.
         model: Folder or name of a model, whose recipe is asked where ``--data`` is left out.
+        split: Which part of the data.
     """
     from mtzoo.data.remote import is_remote
     from mtzoo.data.store import MANIFEST
@@ -103,7 +107,7 @@ def test_pairs(
             )
         found = load_recipe(recipe)
         section = {**found.data, "frames": config["frames"]}
-        return build_dataset(section, split="test", seed=found.seed), section
+        return build_dataset(section, split=split, seed=found.seed), section
     if args.data in datasets.names() and args.data != "clips":
         section = {"name": args.data, **sizes}
     elif is_remote(args.data) or Path(args.data).exists():
@@ -125,7 +129,7 @@ def test_pairs(
             f"--data {args.data}: there is no such folder, nor a synthetic world of that name "
             f"({worlds})"
         )
-    return build_dataset(section, split="test", seed=args.seed), section
+    return build_dataset(section, split=split, seed=args.seed), section
 
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
@@ -253,20 +257,20 @@ def world(name: str) -> PairDataset:
 
 
 @contextlib.contextmanager
-def computing(device: torch.device) -> Iterator[None]:
-    """Turn running out of memory into one line with the way out."""
+def computing(device: torch.device, fewer: str = "--frames") -> Iterator[None]:
+    """Turn running out of memory into one line with the way out, less of option ``fewer``."""
     import torch
 
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise MtzooError(
-            "the GPU's memory is too small for this; take fewer --frames or --device cpu"
+            f"the GPU's memory is too small for this; take fewer {fewer} or --device cpu"
         ) from error
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
             raise
-        raise MtzooError("memory is too small for this; take fewer --frames") from error
+        raise MtzooError(f"memory is too small for this; take fewer {fewer}") from error
 
 
 def to_video(frames: Tensor, channels: int) -> Tensor:

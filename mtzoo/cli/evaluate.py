@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
         model, config = _use.load(args.model, device)
     if args.frames is not None:
         config["frames"] = args.frames
-    pairs, data = _use.test_pairs(args, config, args.model)
+    pairs, data = _use.pairs(args, config, args.model)
     if args.classifiers is not None:
         networks, lacking = _classifiers(args, pairs, data, device)
         judges = dataclasses.replace(judges, classifiers=networks)

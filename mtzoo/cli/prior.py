@@ -74,17 +74,16 @@ def run(args: argparse.Namespace) -> int:
     from mtzoo.engine import prior as engine
     from mtzoo.evaluation.scores import check_fit
     from mtzoo.models.dual_mtgan import DualMTGAN
-    from mtzoo.recipe import build_dataset, build_model, resolve_model
+    from mtzoo.recipe import build_model, resolve_model
     from mtzoo.weights import without_judges
 
     device = _use.pick_device(args.device)
     model, config = _use.load(args.model, device)
     if not isinstance(model, DualMTGAN):
         raise MtzooError(f"--model: {args.model} is a {type(model).__name__}, and no dual_mtgan")
-    test, data = _use.test_pairs(args, config, args.model)
+    test, data = _use.pairs(args, config, args.model)
     check_fit(model, test)
-    seed = _seed(args)
-    train = build_dataset(data, split="train", seed=seed)
+    train, _ = _use.pairs(args, config, args.model, "train")
 
     # Built by the recipe's rules, and with it the configuration that builds it again.
     section = resolve_model(
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     prior = built.motion_prior
     assert prior is not None
     prior.to(device)
-    with _use.computing(device), _use.progress() as bar:
+    with _use.computing(device, "--clips"), _use.progress() as bar:
         task = bar.add_task("clips", total=None)
 
         def tell(done: int, total: int) -> None:
@@ -132,15 +131,6 @@ def run(args: argparse.Namespace) -> int:
         )
     print(f"weights: {output}")
     return 0
-
-
-def _seed(args: argparse.Namespace) -> int:
-    """Of the data: the recipe's where its data is meant, as for `_use.test_pairs`."""
-    from mtzoo.recipe import load_recipe
-    from mtzoo.weights import recipe_file
-
-    recipe = recipe_file(args.model) if args.data is None else None
-    return args.seed if recipe is None else load_recipe(recipe).seed
 
 
 def _write(output: Path, model: Any, config: dict[str, Any], given: str) -> None:

@@ -178,7 +178,7 @@ class _Session:
         for name, folder in _named(args.model).items():
             model, config = _use.load(folder, self.device)
             if not self.models:
-                self.pairs, self.data = _use.test_pairs(args, config, folder)
+                self.pairs, self.data = _use.pairs(args, config, folder)
             try:
                 check_fit(model, self.pairs)
             except MtzooError as error:
