@@ -1,12 +1,14 @@
-"""Whether motions drawn from the prior are as good a guess as those of other videos.
+"""How good a guess of what comes next motions from the prior are, beside those of other videos.
 
     python benchmarks/prior_gap.py --model DIR [--videos 96] [--samples 5]
 
-First pictures of held-out videos are moved by codes drawn from N(0, I), and by codes of training
-videos, which are motions of the world for certain. Where the second predict no better, no prior
-could: all that is left to gain is to guess the video's own motion. Printed are PSNR in dB after the
-first frame, best of the samples and their mean, and how far two samples of one picture are apart,
-in grey levels of 255 a pixel.
+First pictures of held-out videos are moved by codes drawn from N(0, I), from the model's own prior
+where it has learned one (`mtzoo prior`), and by codes of training videos, which are motions of the
+world for certain: of any of them, and of those whose own first pictures are most alike. Where the
+codes of any predict no better than N(0, I), no prior that does not look at the picture could; what
+those that begin alike gain is what a picture tells. Printed are PSNR in dB after the first frame,
+best of the samples and their mean, and how far two samples of one picture are apart, in grey levels
+of 255 a pixel.
 """
 
 from __future__ import annotations
@@ -45,11 +47,16 @@ def rows(model: DualMTGAN, world: str, count: int, samples: int) -> list[list[st
     codes = torch.cat([model.motion_encoder(as_video(v)).mean for v in training.split(AT_ONCE)])
     first = as_video(true[:, :1])[:, 0]
     content = model.content_encoder(first)
+    begun = as_video(training[:, :1])[:, 0].flatten(1)
+    alike = torch.cdist(first.flatten(1), begun).topk(samples, largest=False).indices
 
-    def row(name: str, draw: Callable[[], Tensor]) -> list[str]:
+    def noise() -> Tensor:
+        return torch.randn(count, model.motion_dim)
+
+    def row(name: str, draw: Callable[[int], Tensor]) -> list[str]:
         scores, made = [], []
-        for _ in range(samples):
-            motion = model.motion_generator(draw(), true.shape[1])
+        for sample in range(samples):
+            motion = model.motion_generator(draw(sample), true.shape[1])
             made.append(as_frames(model.paint(content, motion, first)))
             scores.append(psnr(made[-1], true)[:, 1:].mean(1))
         apart = (made[0].float() - made[1].float()).abs().mean()
@@ -57,11 +64,15 @@ def rows(model: DualMTGAN, world: str, count: int, samples: int) -> list[list[st
         return [name, f"{best:.2f}", f"{torch.stack(scores).mean():.2f}", f"{apart:.1f}"]
 
     still = psnr(true[:, :1].expand_as(true), true)[:, 1:].mean()
-    return [
+    found = [
         ["repeating the picture", f"{still:.2f}", f"{still:.2f}", "0.0"],
-        row("codes from N(0, I)", lambda: torch.randn(count, model.motion_dim)),
-        row("codes of other videos", lambda: codes[torch.randperm(KNOWN)[:count]]),
+        row("codes from N(0, I)", lambda _: noise()),
+        row("codes of other videos", lambda _: codes[torch.randperm(KNOWN)[:count]]),
+        row("codes of videos that begin alike", lambda sample: codes[alike[:, sample]]),
     ]
+    if (prior := model.motion_prior) is not None:
+        found.append(row("the model's own prior", lambda _: prior(noise(), first)))
+    return found
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ TRIALS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "L_M at once": ("objective.motion_start=0", "objective.motion_ramp=0"),
         "no L_M": ("objective.motion_weight=0",),
         "no L_C": ("objective.content_weight=0",),
+        "no L_KL": ("objective.lambda_kl=0",),
         "no GAN": ("objective.lambda_i=0", "objective.lambda_v=0"),
         "L_rec and L_KL alone": (
             "objective.lambda_i=0",
