@@ -27,12 +27,14 @@ SIZES = {"content_dim": 128, "motion_dim": 64, "frame_motion_dim": 64}
 TAKES = {
     "image_generators": ("content_dim", "frame_motion_dim"),
     "motion_generators": ("motion_dim",),
+    "motion_priors": ("motion_dim",),
 }
 ALL = [
     (slot, name)
     for slot in (
         "content_encoders",
         "motion_encoders",
+        "motion_priors",
         "motion_generators",
         "image_generators",
         "image_discriminators",
@@ -63,6 +65,8 @@ def inputs(slot: str, component: Component) -> tuple[Any, ...]:
         return (video[:, 0],)
     if slot == "image_discriminators":
         return video[:, 0], video[:, 1]
+    if slot == "motion_priors":
+        return code[:, 0, : SIZES["motion_dim"]], video[:, 0]
     if slot == "motion_generators":
         return code[:, 0, : SIZES["motion_dim"]], FRAMES
     if slot == "image_generators":

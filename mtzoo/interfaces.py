@@ -133,11 +133,12 @@ class MotionPrior(Component):
         """Draw codes.
 
         Args:
-            noise: Standard normal ``(B, motion_dim)``; equal noise gives equal codes.
+            noise: Standard normal ``(B * S, motion_dim)``, S for the first picture, then S for the
+                next; equal noise gives equal codes.
             image: The pictures that are to move, ``(B, C, H, W)`` in [-1, 1].
 
         Returns:
-            Motion codes ``(B, motion_dim)``.
+            Motion codes ``(B * S, motion_dim)``.
         """
 
     @abc.abstractmethod
@@ -145,11 +146,11 @@ class MotionPrior(Component):
         """Logarithm of the density of codes.
 
         Args:
-            code: ``(B, motion_dim)``.
+            code: ``(B * S, motion_dim)``, S for the first picture, then S for the next.
             image: The first frames of the videos that move so, ``(B, C, H, W)`` in [-1, 1].
 
         Returns:
-            In nats, ``(B,)``.
+            In nats, ``(B * S,)``.
         """
 
 

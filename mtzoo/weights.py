@@ -159,7 +159,8 @@ def weights_folder(path: str | os.PathLike[str]) -> Path:
         known = known_pretrained()
         if str(path) in known:
             return known[str(path)]
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        siblings = [p.name for p in beside if p.is_dir()]
         hint = did_you_mean(path.name, [*siblings, *known])
         raise MtzooError(
             f"no such folder: {path}.{hint} Give a run folder, a weights folder or the name of a "

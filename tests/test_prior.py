@@ -77,14 +77,28 @@ def test_pictures_matter_each_to_its_own_code():
     torch.testing.assert_close(drawn[1:2], built(noise[:1], pictures(3)[1:2]))
 
 
+def test_several_codes_of_a_picture_are_those_of_copies_of_it():
+    built, two = stirred(), pictures(2)
+    noise = torch.randn(6, DIM, dtype=torch.float64)
+    looks: list[int] = []
+    built.picture.register_forward_hook(lambda *given: looks.append(len(given[1][0])))
+    copies = two.repeat_interleave(3, 0)
+    torch.testing.assert_close(built(noise, two), built(noise, copies))
+    torch.testing.assert_close(
+        built.log_likelihood(noise, two), built.log_likelihood(noise, copies)
+    )
+    assert looks == [2, 6, 2, 6]
+    assert built(noise[:0], two[:0]).shape == (0, DIM)
+
+
 def test_what_a_flow_cannot_be_built_for_or_given_is_said():
     with pytest.raises(MtzooError, match="'flow': motion_dim must be at least 2, not 1"):
         FlowMotionPrior(32, 3, 1)
     with pytest.raises(MtzooError, match=r"'flow': dropout must lie in \[0, 1\), not 1"):
         flow(dropout=1.0)
-    with pytest.raises(MtzooError, match=r"'flow': built for codes \(2, 5\).*given \(2, 4\)"):
+    with pytest.raises(MtzooError, match=r"'flow': built for codes \(N, 5\).*given \(2, 4\)"):
         flow()(torch.zeros(2, 4), torch.zeros(2, 3, 32, 32))
-    with pytest.raises(MtzooError, match=r"'flow': built for codes \(2, 5\).*given \(3, 5\)"):
+    with pytest.raises(MtzooError, match=r"'flow': built for codes \(N, 5\).*2, given \(3, 5\)"):
         flow().log_likelihood(torch.zeros(3, 5), torch.zeros(2, 3, 32, 32))
 
 

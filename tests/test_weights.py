@@ -138,6 +138,7 @@ def test_tied_weights_can_be_saved(folder: Path, tmp_path: Path) -> None:
 
 def test_paths_that_hold_no_weights(folder: Path, tmp_path: Path) -> None:
     assert "Did you mean 'w'" in refused(tmp_path / "ww")
+    assert "Did you mean" not in refused(folder / "model"), "a file is no folder"
     assert "is a file" in refused(folder / "config.json")
     (tmp_path / "empty").mkdir()
     assert "holds no weights" in refused(tmp_path / "empty")

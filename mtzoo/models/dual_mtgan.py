@@ -365,9 +365,9 @@ class DualMTGAN(Model):
         code = torch.randn(
             batch * samples, self.motion_dim, generator=generator, device=where, dtype=image.dtype
         ).to(image.device)
-        picture = image.repeat_interleave(samples, dim=0)
         if self.motion_prior is not None:
-            code = self.motion_prior(code, picture)
+            code = self.motion_prior(code, image)
+        picture = image.repeat_interleave(samples, dim=0)
         motion = self.motion_generator(code, frames, generator=generator)
         content = self.content_encoder(image).repeat_interleave(samples, dim=0)
         return self.paint(content, motion, picture).unflatten(0, (batch, samples))

@@ -31,8 +31,8 @@ _STRETCH = 2.0
         faithful="Affine coupling with bounded scales. Not the paper's: Dual-MTGAN draws z_M from "
         "N(0, I). Permutations are fixed, there is no batch norm between layers, and the picture "
         "also sets the Gaussian that the flow begins with.",
-        inputs="noise (B, motion_dim) and image (B, C, H, W) in [-1, 1]",
-        outputs="motion codes (B, motion_dim)",
+        inputs="noise (B * S, motion_dim) and image (B, C, H, W) in [-1, 1]",
+        outputs="motion codes (B * S, motion_dim)",
         tiny={"width": 4, "layers": 2, "hidden": 8, "picture_dim": 8},
     ),
 )
@@ -143,13 +143,15 @@ class FlowMotionPrior(MotionPrior):
 
     def _told(self, code: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and logarithm of the scale of the first Gaussian, and what layers are told."""
-        if code.shape != (len(image), self.motion_dim):
-            raise MtzooError(
-                f"{WHO}: built for codes ({len(image)}, {self.motion_dim}), one a picture, given "
-                f"{tuple(code.shape)}"
-            )
         check_image(image, self.channels, self.resolution, WHO)
-        told = self.picture(image)
+        each = len(code) // max(1, len(image))
+        if code.shape != (each * len(image), self.motion_dim):
+            raise MtzooError(
+                f"{WHO}: built for codes (N, {self.motion_dim}), N a multiple of the number of "
+                f"pictures, here {len(image)}, given {tuple(code.shape)}"
+            )
+        # However many codes are drawn for a picture, it is looked at once.
+        told = self.picture(image).repeat_interleave(each, 0)
         mean, scale = self.base(told).chunk(2, 1)
         return mean, _bounded(scale), told
 
