@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,6 +116,11 @@ def _round(model: Model, dtype: str) -> None:
             )
 
 
+def _trained_for(steps: Mapping[str, int] | None) -> str:
+    """The option that trains classifiers of the same kind, by what `evaluate` wrote of them."""
+    return f"--classifier-steps {steps['content']} {steps['motion']} " if steps else ""
+
+
 def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> str:
     """The card's table of figures with the command that measured them."""
     try:
@@ -125,6 +131,7 @@ def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> 
             f"{found['protocol']['name']} --videos {found['videos']} --samples "
             f"{found['samples']} --seed {found['seed']} "
             + ("--classifiers classifiers " if found.get("classes") else "")
+            + _trained_for(found.get("classifier_steps"))
             + "--output results"
         )
         known = [metric for metric in _COLUMNS if any(metric in row for row in found["methods"])]

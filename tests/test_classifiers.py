@@ -310,6 +310,8 @@ def test_the_verb_trains_once_and_asks_for_the_same_data(
     told = json.loads((tmp_path / "one" / "results.json").read_text())
     assert told["classes"]["content"] == {"person": list("abcde")}
     assert told["classifiers_sha256"] == sha256(tmp_path / "judges" / classifiers.WEIGHTS)
+    steps = json.loads((tmp_path / "judges" / classifiers.CONFIG).read_text())["steps"]
+    assert told["classifier_steps"] == steps
     rows = {(m["task"], m["method"]): m for m in told["methods"]}
     assert {"content", "motion"} <= rows["real", "test videos"].keys()
     assert "psnr" not in rows["transfer", "model"]
@@ -319,6 +321,7 @@ def test_the_verb_trains_once_and_asks_for_the_same_data(
     assert run("two") == 0
     again = json.loads((tmp_path / "two" / "results.json").read_text())
     assert again["methods"] == told["methods"]
+    assert again["classifier_steps"] == steps
     # How videos are paired is nothing to them: another recipe of the same data has its own way.
     kept = tmp_path / "judges" / classifiers.CONFIG
     about = json.loads(kept.read_text())

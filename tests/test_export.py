@@ -127,6 +127,7 @@ def test_figures_come_from_results_of_these_weights_only(run: Path, tmp_path: Pa
     # With classifiers, whose row of real videos has no PSNR.
     half = {"mean": 0.5, "low": 0.25, "high": 0.75, "count": 2}
     found["classes"] = {"content": {"kind": ["disc"]}, "motion": {}}
+    found["classifier_steps"] = {"content": 1200, "motion": 1600}
     found["methods"].append({"task": "real", "method": "test videos", "content": half})
     results.write_text(json.dumps(found))
     judged = tmp_path / "judged"
@@ -134,7 +135,7 @@ def test_figures_come_from_results_of_these_weights_only(run: Path, tmp_path: Pa
     text = (judged / "README.md").read_text()
     assert "| task | method | PSNR in dB | SSIM | content right, % |" in text
     assert "| real | test videos | – | – | 50.0 [25.0, 75.0] |" in text
-    assert "--seed 0 --classifiers classifiers --output results" in text
+    assert "--seed 0 --classifiers classifiers --classifier-steps 1200 1600 --out" in text
 
     found["weights_sha256"] = "0" * 64
     results.write_text(json.dumps(found))

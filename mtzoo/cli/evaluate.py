@@ -139,8 +139,9 @@ def run(args: argparse.Namespace) -> int:
     if args.frames is not None:
         config["frames"] = args.frames
     pairs, data = _use.pairs(args, config, args.model)
+    trained_for = None
     if args.classifiers is not None:
-        networks, lacking = _classifiers(args, pairs, data, device)
+        networks, trained_for, lacking = _classifiers(args, pairs, data, device)
         judges = dataclasses.replace(judges, classifiers=networks)
         missing |= lacking
     with _use.computing(device), _use.progress() as bar:
@@ -168,6 +169,7 @@ def run(args: argparse.Namespace) -> int:
         "model": args.model and str(Path(args.model)),
         "weights_sha256": args.model and sha256(weights_folder(args.model) / WEIGHTS),
         "classifiers_sha256": args.classifiers and sha256(args.classifiers / WEIGHTS),
+        "classifier_steps": trained_for,
         "data": data,
         "seed": args.seed,
         "versions": versions(torch.device(device)),
@@ -206,8 +208,11 @@ def _draw(scores: Scores, folder: Path) -> dict[str, str]:
 
 def _classifiers(
     args: argparse.Namespace, pairs: PairDataset, data: dict[str, Any], device: torch.device
-) -> tuple[Classifiers, dict[str, str]]:
-    """The classifiers of a folder, trained now where there is none, and what they cannot tell."""
+) -> tuple[Classifiers, Mapping[str, int] | None, dict[str, str]]:
+    """The classifiers of a folder, trained now where there is none; for how long; what they lack.
+
+    Steps are of content and motion, ``None`` where the folder does not say.
+    """
     from mtzoo.cli import _use
     from mtzoo.engine.folder import versions
     from mtzoo.errors import MtzooError
@@ -256,7 +261,7 @@ def _classifiers(
                 f"the classifiers in {folder} were trained for {config.get('steps')} steps, not "
                 f"{dict(steps)}; name another folder, or leave --classifier-steps out"
             )
-        return networks, missing
+        return networks, config.get("steps"), missing
     check_new_folder(folder)
     total = sum(steps[side] for side, labels in classes.items() if labels)
     print(f"training classifiers for {total} steps, to be kept in {folder}", flush=True)
@@ -279,7 +284,7 @@ def _classifiers(
         "versions": versions(device),
     }
     classifiers.save(folder, networks, about)
-    return networks, missing
+    return networks, steps, missing
 
 
 def _steps(args: argparse.Namespace) -> Mapping[str, int]:
