@@ -70,6 +70,7 @@ class Reference:
         self.training = True
         self.options = dict(recipe.objective)
         self.time_bins = recipe.model["motion_encoder"]["time_bins"]
+        self.bound = recipe.model["motion_encoder"]["log_variance_bound"]
         self.seed = recipe.seed
         engine = recipe.engine
         rates = (engine.learning_rate, engine.discriminator_learning_rate or engine.learning_rate)
@@ -161,6 +162,8 @@ class Reference:
                 )
                 for part in ("mean", "log_variance")
             )
+            if self.bound:
+                log_variance = self.bound * torch.tanh(log_variance / self.bound)
             codes.append((mean, log_variance))
         self.values = values
         return codes

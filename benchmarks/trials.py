@@ -31,6 +31,7 @@ AT_ONCE = (
     "objective.adversarial_start=0",
     "objective.adversarial_ramp=0",
 )
+BOUNDED = "model.motion_encoder.log_variance_bound=6"
 Z_C = "model.content_encoder.output=batch_norm"
 Z_M = "model.motion_encoder.mean_spread=0.9"
 
@@ -45,6 +46,7 @@ TRIALS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "no L_M": ("objective.motion_weight=0",),
         "no L_C": ("objective.content_weight=0",),
         "no L_KL": ("objective.lambda_kl=0",),
+        "no L_KL, log-variance bounded": (BOUNDED, "objective.lambda_kl=0"),
         "no GAN": ("objective.lambda_i=0", "objective.lambda_v=0"),
         "L_rec and L_KL alone": (
             "objective.lambda_i=0",
@@ -60,6 +62,7 @@ TRIALS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "KL: mean over the code": ("objective.kl_reduction=mean",),
         "code of 64": ("model.motion_encoder.motion_dim=64",),
         "code of 8": ("model.motion_encoder.motion_dim=8",),
+        "log-variance bounded": (BOUNDED,),
         "posterior starts at sigma 1": ("model.motion_encoder.initial_sigma=1.0",),
         "E_M sees differences": ("model.motion_encoder.view=differences",),
     },

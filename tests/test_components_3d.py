@@ -190,6 +190,23 @@ def test_posterior_starts_where_it_is_told_to(name: str) -> None:
         encoder(name, initial_sigma=0.0)
 
 
+@convolving_in_time
+def test_variances_stay_within_their_bound(name: str) -> None:
+    free, kept = encoder(name), encoder(name, log_variance_bound=6.0, initial_sigma=0.2)
+    with torch.no_grad():
+        start = kept(video(8, 5)).log_variance
+        torch.testing.assert_close((0.5 * start).exp(), torch.full((8, 5), 0.2), rtol=0, atol=0.02)
+        for component in (free, kept):
+            component.head.log_variance.weight.mul_(1e5)
+        loose, bounded = (c(video(8, 5)).log_variance for c in (free, kept))
+        assert loose.abs().max() > 20
+        assert 5.9 < bounded.abs().max() <= 6
+    with pytest.raises(MtzooError, match="must be 0 or more, not -1"):
+        encoder(name, log_variance_bound=-1.0)
+    with pytest.raises(MtzooError, match=r"between 0.368 and 2.72; initial_sigma is 0.3"):
+        encoder(name, log_variance_bound=2.0)
+
+
 @every_encoder
 def test_encoder_hears_the_arrow_of_time(name: str) -> None:
     component = encoder(name).eval()

@@ -269,12 +269,15 @@ class GaussianHead(nn.Module):
         initial_sigma: Standard deviation at the start.
         mean_spread: Standard deviation over the batch at which each dimension's means are held,
             around 0; 0 leaves them free.
+        log_variance_bound: Log-variances stay, softly, between minus and plus this; 0 leaves
+            them free.
         bin_dim: Size to which a layer that all bins of time share first brings each of them; what
             is seen in one bin is then learned from all, and a layer of 4 times that size joins
             them. 0 reads mean and log-variance off the features at once.
 
     Raises:
-        MtzooError: ``initial_sigma`` is not positive, or ``mean_spread`` or ``bin_dim`` negative.
+        MtzooError: ``initial_sigma`` is not positive or beyond the bound, or ``mean_spread``,
+            ``log_variance_bound`` or ``bin_dim`` is negative.
     """
 
     def __init__(
@@ -286,6 +289,7 @@ class GaussianHead(nn.Module):
         space_bins: int,
         initial_sigma: float,
         mean_spread: float = 0.0,
+        log_variance_bound: float = 0.0,
         bin_dim: int = 0,
     ) -> None:
         super().__init__()
@@ -293,6 +297,19 @@ class GaussianHead(nn.Module):
             raise MtzooError(f"motion encoder: initial_sigma must be above 0, not {initial_sigma}")
         if not mean_spread >= 0:
             raise MtzooError(f"motion encoder: mean_spread must be 0 or more, not {mean_spread}")
+        if not log_variance_bound >= 0:
+            raise MtzooError(
+                f"motion encoder: log_variance_bound must be 0 or more, not {log_variance_bound}"
+            )
+        start = 2 * math.log(initial_sigma)
+        if log_variance_bound:
+            if abs(start) >= log_variance_bound:
+                raise MtzooError(
+                    f"motion encoder: with log_variance_bound {log_variance_bound} sigma lies "
+                    f"between {math.exp(-log_variance_bound / 2):.3g} and "
+                    f"{math.exp(log_variance_bound / 2):.3g}; initial_sigma is {initial_sigma}"
+                )
+            start = log_variance_bound * math.atanh(start / log_variance_bound)
         if bin_dim < 0:
             raise MtzooError(f"motion encoder: bin_dim must be 0 or more, not {bin_dim}")
         self.time_bins = time_bins
@@ -308,7 +325,8 @@ class GaussianHead(nn.Module):
         nn.init.normal_(self.mean.weight, std=inputs**-0.5)
         nn.init.zeros_(self.mean.bias)
         nn.init.normal_(self.log_variance.weight, std=0.01 * inputs**-0.5)
-        nn.init.constant_(self.log_variance.bias, 2 * math.log(initial_sigma))
+        nn.init.constant_(self.log_variance.bias, start)
+        self.log_variance_bound = log_variance_bound
         self.mean_spread = mean_spread
         if mean_spread:
             self.standard = Standard(motion_dim)
@@ -322,7 +340,10 @@ class GaussianHead(nn.Module):
         mean = self.mean(flat)
         if self.mean_spread:
             mean = self.standard(mean) * self.mean_spread
-        return mean, self.log_variance(flat)
+        log_variance = self.log_variance(flat)
+        if bound := self.log_variance_bound:
+            log_variance = bound * torch.tanh(log_variance / bound)
+        return mean, log_variance
 
 
 class Conv4x4(nn.Sequential):

@@ -92,6 +92,9 @@ class C3DMotionEncoder(MotionEncoder):
             Normalized Inference Network Keeps the KL Vanishing Away", ACL 2020), so that neither
             KL nor a consistency loss can make all codes one. Takes more than one clip in
             training. 0 leaves the means free.
+        log_variance_bound: Log-variances of the posterior stay, softly, between minus and plus
+            this. L_KL grows with the variance itself, and a head that reads many features goes
+            far in a few steps: one clip can outweigh all else, or overflow. 0 leaves them free.
         bin_dim: Size to which a layer that all bins of time share first brings each of them,
             before they are joined; 0 reads mean and log-variance off all bins at once. With it,
             what is seen in one bin is learned from all.
@@ -119,6 +122,7 @@ class C3DMotionEncoder(MotionEncoder):
         norm: Norm = "batch",
         initial_sigma: float = 0.3,
         mean_spread: float = 0.0,
+        log_variance_bound: float = 0.0,
         bin_dim: int = 0,
     ) -> None:
         super().__init__()
@@ -157,6 +161,7 @@ class C3DMotionEncoder(MotionEncoder):
             space_bins=space_bins,
             initial_sigma=initial_sigma,
             mean_spread=mean_spread,
+            log_variance_bound=log_variance_bound,
             bin_dim=bin_dim,
         )
 

@@ -70,6 +70,9 @@ class R2Plus1DMotionEncoder(MotionEncoder):
             Normalized Inference Network Keeps the KL Vanishing Away", ACL 2020), so that neither
             KL nor a consistency loss can make all codes one. Takes more than one clip in
             training. 0 leaves the means free.
+        log_variance_bound: Log-variances of the posterior stay, softly, between minus and plus
+            this. L_KL grows with the variance itself, and a head that reads many features goes
+            far in a few steps: one clip can outweigh all else, or overflow. 0 leaves them free.
 
     Raises:
         MtzooError: The resolution is not supported or a size cannot work.
@@ -91,6 +94,7 @@ class R2Plus1DMotionEncoder(MotionEncoder):
         norm: Norm = "batch",
         initial_sigma: float = 0.3,
         mean_spread: float = 0.0,
+        log_variance_bound: float = 0.0,
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
@@ -116,6 +120,7 @@ class R2Plus1DMotionEncoder(MotionEncoder):
             space_bins=space_bins,
             initial_sigma=initial_sigma,
             mean_spread=mean_spread,
+            log_variance_bound=log_variance_bound,
         )
 
     def forward(self, video: Tensor) -> Gaussian:
