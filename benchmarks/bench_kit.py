@@ -36,6 +36,10 @@ BOUND = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 limits = functools.cache(ceilings)
 
+# What is called fp32 is that, whatever torch lets a GPU do by default, and so are its ceilings.
+torch.backends.cudnn.allow_tf32 = False
+torch.set_float32_matmul_precision("highest")
+
 
 def compare(
     benchmark: BenchmarkFixture,
@@ -129,14 +133,13 @@ def tf32(run: Callable[[], Any]) -> Callable[[], Any]:
     """The same run with TF32 in matrix products and convolutions, and without it after."""
 
     def lower() -> Any:
-        backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-        for backend in backends:
-            backend.fp32_precision = "tf32"
+        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
         try:
             return run()
         finally:
-            for backend in backends:
-                backend.fp32_precision = "ieee"
+            torch.backends.cudnn.allow_tf32 = False
+            torch.set_float32_matmul_precision("highest")
 
     return lower
 

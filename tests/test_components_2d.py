@@ -592,6 +592,8 @@ def test_an_affine_map_moves_as_the_flow_that_it_is() -> None:
     at = torch.stack((axis.expand(8, 8), axis[:, None].expand(8, 8), torch.ones(8, 8)), -1)
     flow = torch.einsum("btij,hwj->btihw", moves, at) - at[..., :2].permute(2, 0, 1)
     torch.testing.assert_close(warp_affine(maps, moves), warp(maps, flow.flatten(0, 1)))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(warp_affine(maps, moves), warp(maps, flow.flatten(0, 1)))
     small = warp_affine(maps, torch.eye(3)[:2].expand(2, 1, 2, 3), side=4)
     torch.testing.assert_close(small, nn.functional.avg_pool2d(maps, 2))
     away = torch.eye(3)[:2].expand(2, 1, 2, 3).clone()

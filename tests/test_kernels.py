@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,18 @@ pytest.importorskip("triton", reason="Triton is not installed here")
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+CONVOLUTIONS: Any = torch.backends.cudnn.conv
+
+
+@pytest.fixture(autouse=True)
+def no_tf32() -> Iterator[None]:
+    """float32 as such: by default torch lets a GPU's convolutions take TF32."""
+    before = CONVOLUTIONS.fp32_precision
+    CONVOLUTIONS.fp32_precision = "ieee"
+    yield
+    CONVOLUTIONS.fp32_precision = before
 
 
 def drawn(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -133,9 +147,23 @@ def test_weights_that_are_loaded_reach_the_kernel():
 
 
 @pytest.mark.gpu
+def test_a_gpu_takes_tf32_where_its_convolutions_do():
+    torch.manual_seed(0)
+    x = drawn(2, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+    weight, bias = drawn(64, 32, 4, 4) / 16, drawn(32)
+    exact = F.conv_transpose2d(x.double(), weight.double(), bias.double(), 2, 1)
+    errors = []
+    for precision in ("ieee", "tf32"):
+        CONVOLUTIONS.fp32_precision = precision
+        found = double_size(x, by_place(weight), bias)
+        errors.append(float((found - exact).norm() / exact.norm()))
+    assert errors[0] < 1e-6
+    assert 1e-5 < errors[1] < 5e-3
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_a_gpu_runs_the_kernel_at_the_recipes_sizes(dtype, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+def test_a_gpu_runs_the_kernel_at_the_recipes_sizes(dtype):
     torch.manual_seed(0)
     x = drawn(64, 512, 4, 4, dtype=dtype).contiguous(memory_format=torch.channels_last)
     layer = nn.ConvTranspose2d(512, 256, 4, 2, 1).to(DEVICE, dtype).requires_grad_(False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from mtzoo.engine import launch
 from mtzoo.engine.measure import Tally, cost, floor, in_turn, ratio
 from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.profile import REST, Attributed, profile, variants
+from mtzoo.engine.step import Step
+from mtzoo.errors import MtzooError
 
 
 def test_costs_by_hand():
@@ -103,6 +107,28 @@ def test_a_recipe_is_measured(tmp_path: Path):
         assert 1e-6 < advice[setting]["difference"] < 0.2
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     assert {"discriminator", "generator", "image_generator"} <= names
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_setting_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from mtzoo.cli.profile import text
+
+    def two(options: EngineOptions, _: torch.device) -> dict[str, EngineOptions]:
+        slower = dataclasses.replace(options, learning_rate=1e-4)
+        return {"a": slower, "engine.cuda_graph: true": dataclasses.replace(slower, ema_decay=0.5)}
+
+    def step(self: Step, *given: Any) -> Any:
+        if self.options.ema_decay == 0.5:
+            raise MtzooError("step 3 cannot be recorded (why)")
+        return whole(self, *given)
+
+    whole = Step.__call__
+    monkeypatch.setattr("mtzoo.engine.profile.variants", two)
+    monkeypatch.setattr(Step, "__call__", step)
+    result = profile(tiny(tmp_path), batch_size=1, repeats=1)
+    assert [entry["setting"] for entry in result["advice"]] == ["a", "engine.cuda_graph: true"]
+    said = text(result).splitlines()[-1]
+    assert said == "- engine.cuda_graph: true: does not work here: step 3 cannot be recorded (why)"
 
 
 def test_bf16_is_not_tried_where_it_would_be_imitated(monkeypatch: pytest.MonkeyPatch):

@@ -118,6 +118,9 @@ def text(result: dict[str, Any]) -> str:
         "",
     ]
     for entry in result["advice"]:
+        if "failed" in entry:
+            lines.append(f"- {entry['setting']}: does not work here: {entry['failed']}")
+            continue
         verdict = "worth it" if entry["worth"] else "leave it"
         lines.append(
             f"- {entry['setting']}: {entry['gain']:.2f} times as fast, losses within "

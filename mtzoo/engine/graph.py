@@ -96,9 +96,13 @@ def cuda_graphs() -> Capture:
 
     def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # Other threads go on pinning memory for batches to come.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            output = run()
+        current = torch.cuda.current_stream()
+        try:
+            # Other threads go on pinning memory for batches to come.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                output = run()
+        finally:
+            torch.cuda.set_stream(current)  # a recording that fails may leave its own behind
         return graph.replay, output
 
     return capture

@@ -85,6 +85,16 @@ def takes_bf16(options: EngineOptions, accelerator: str) -> bool:
     return accelerator == "cuda" and has_bf16(accelerator)
 
 
+def batched_solvers(device: torch.device) -> None:
+    """Let a GPU solve many small systems at once without the host waiting for it.
+
+    Left to itself torch 2.11 hands batches of matrices beyond 16x16 to MAGMA, which waits for the
+    device and cannot be recorded; cuSOLVER's way through cuBLAS does neither.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.preferred_linalg_library("cusolver")
+
+
 def has_bf16(accelerator: str) -> bool:
     """Whether ``accelerator`` (``cpu`` or ``cuda``) has instructions for bfloat16.
 

@@ -173,7 +173,7 @@ class _Run:
         self.pending = Pending()
         self.agree = launch.Agreement()
         self.step = 0
-        self.seconds = 0.0
+        self.began, self.seconds = 0.0, 0.0
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
         self.best: dict[str, float] = {}
@@ -228,7 +228,7 @@ class _Run:
         return self.fabric.broadcast(self._result())  # rank 0's
 
     def _steps(self, batches: Iterator[dict[str, Tensor]], stop: StopFlag) -> None:
-        began = time.monotonic() - self.seconds
+        self.began = time.monotonic() - self.seconds
         move = loader.Mover(self.device)
         for step, items in zip(range(self.step, self.options.steps), batches, strict=True):
             batch = move(items)
@@ -236,7 +236,7 @@ class _Run:
             for phase, figures in self.learn(step, batch, draws).items():
                 self.pending.add(phase, step, figures)
             self.step = step + 1
-            self.seconds = time.monotonic() - began
+            self.seconds = time.monotonic() - self.began
             self.terminal.step(self.step)
             code = self.agree(stop.code)
             if code:
@@ -267,6 +267,7 @@ class _Run:
         if not (logging or feeling or judging or painting or saving):
             return
         self._check_finite()
+        self.seconds = time.monotonic() - self.began  # now that the device has done its steps
         if judging or saving:
             self._check_weights()
         if logging:

@@ -171,9 +171,10 @@ def profile(
         JSON values: ``recipe``, ``device``, ``batch_size``, ``resolution``, ``frames``;
         ``components`` (a list of `Share` as dictionaries, with ``name`` and ``share``, the part of
         the step's time in [0, 1]); ``step`` (a `Cost`, ``seconds``, ``floor_seconds``: its
-        arithmetic at the speed of a large matrix product measured in the same run); ``advice`` (a
-        list of ``setting``, ``gain``: how many times as fast, ``difference``: the largest relative
-        difference of a loss in a step from equal weights, and ``worth``).
+        arithmetic at the speed of a large matrix product in the same precision and run);
+        ``advice`` (a list of ``setting``, ``gain``: how many times as fast, ``difference``: the
+        largest relative difference of a loss in a step from equal weights, and ``worth``; of a
+        setting that does not work here, ``failed`` says why).
 
     Raises:
         MtzooError: The recipe cannot be built, or a batch of no pairs was asked for.
@@ -219,21 +220,29 @@ def profile(
             run(found)
         return run(found)
 
-    losses = {k: after(found, before[k]) for k, found in settings.items() if k != "as it is"}
+    losses, failed = {}, {}
+    for name in [name for name in settings if name != "as it is"]:
+        try:
+            losses[name] = after(settings[name], before[name])
+        except MtzooError as error:
+            failed[name] = str(error)
+            del settings[name]
     plain = {count: after(build(options), count) for count in set(before.values())}
     times = in_turn(
         {name: lambda found=found: run(found) for name, found in settings.items()},
         repeats=repeats,
         device=device,
     )
-    arithmetic = ceilings(device)[0]
-    advice = []
+    half = launch.takes_bf16(options, device.type)
+    arithmetic = ceilings(device, torch.bfloat16 if half else torch.float32)[0]
+    advice: list[dict[str, Any]] = []
     for name, found in losses.items():
         gain = ratio(times["as it is"], times[name])
         difference = distance(plain[before[name]], found)
         advice.append(
             {"setting": name, "gain": gain, "difference": difference, "worth": gain >= WORTH}
         )
+    advice += [{"setting": name, "failed": why} for name, why in failed.items()]
     return {
         "recipe": recipe.name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -77,6 +77,7 @@ class Step:
             "discriminators": options.discriminator_learning_rate or options.learning_rate,
         }
         device = next(model.parameters()).device
+        launch.batched_solvers(device)
         self._recording = options.cuda_graph and device.type == "cuda"
         if options.cuda_graph and launch.processes() > 1:
             raise MtzooError(

@@ -279,9 +279,9 @@ def _disturbed(clips: Tensor, *, blur: bool) -> Tensor:
         clip.index_select(1, rows).index_select(2, columns)
         for clip, rows, columns in zip(clips, *places.clamp(0, side - 1), strict=True)
     ]
-    mirrored = torch.rand(count, device=clips.device) < 0.5
-    moved = [clip.flip(2) if turn else clip for clip, turn in zip(moved, mirrored, strict=True)]
-    video = as_video(torch.stack(moved))
+    mirrored = torch.rand(count, 1, 1, 1, 1, device=clips.device) < 0.5
+    stacked = torch.stack(moved)
+    video = as_video(torch.where(mirrored, stacked.flip(3), stacked))
     gain = torch.empty(count, 1, 1, 1, 1, device=clips.device).uniform_(0.85, 1.15)
     shift = torch.empty_like(gain).uniform_(-0.1, 0.1)
     video = (video * gain).add_(shift).clamp_(-1, 1)

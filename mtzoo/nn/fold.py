@@ -83,6 +83,9 @@ def fold(
                 part.register_forward_hook(lambda _, __, made: made.float())
     if pack:
         pack_(folded)
+    if any(weight.is_cuda for weight in folded.parameters()):
+        # As activations lie; otherwise cuDNN brings them to that in every call.
+        folded.to(memory_format=torch.channels_last)
     return folded.requires_grad_(False)
 
 

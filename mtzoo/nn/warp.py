@@ -52,7 +52,8 @@ def warp_affine(
     if side is not None:
         height = width = side
     size = [batch * frames, channels, height, width]
-    grid = F.affine_grid(moves.float().flatten(0, 1), size, align_corners=False)
+    with torch.autocast(moves.device.type, enabled=False):  # a pixel is less than bf16 tells
+        grid = F.affine_grid(moves.float().flatten(0, 1), size, align_corners=False)
     return _look(maps, grid.reshape(batch, -1, width, 2), height, moves.dtype, outside)
 
 
