@@ -91,15 +91,24 @@ def export(
 
 
 def _licence(recipe: Recipe, config: dict[str, Any]) -> str:
+    def found(data: Mapping[str, Any]) -> bool:
+        return datasets.get(str(data["name"])).on_disk
+
     other = (config.get("prior") or {}).get("data")  # that its prior was learned from
-    if not other and not datasets.get(str(recipe.data["name"])).on_disk:
+    if other and not found(other):
+        other = None
+    if not other and not found(recipe.data):
         return LICENCE
     stated = config.get("licence", "not stated")
     if stated == "not stated" or other:
-        name = (other or recipe.data)["name"]
+        whose, name = (
+            (f"the prior of {recipe.name}", other["name"])
+            if other
+            else (recipe.name, recipe.data["name"])
+        )
         raise MtzooError(
-            f"the data of {recipe.name} ({name}) states no licence; say with --licence under which "
-            "the weights may be used"
+            f"the data of {whose} ({name}) states no licence; say with --licence under which the "
+            "weights may be used"
         )
     return str(stated)
 
@@ -239,7 +248,7 @@ mtzoo transfer --model {name} --image picture.png --video clip.mp4 --output move
 by the recipe beside this file:
 
 ```
-mtzoo fit --recipe recipe.yaml{_prior(name, config)}
+mtzoo fit --recipe recipe.yaml --output runs/{name}{_prior(name, config)}
 ```
 
 **Figures.** {measured or "None yet: `mtzoo evaluate`, then export again with `--results`."}

@@ -1293,7 +1293,8 @@ def _write_mp4(path: Path, frames: Tensor, fps: float) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
             container.mux(stream.encode(None))
     except av.error.FFmpegError as error:
-        raise MtzooError(f"cannot encode the video: {_line(error)}") from error
+        # Of the disk or of the frames; who gave the file its name says which file.
+        raise OSError(f"the video cannot be encoded: {_line(error)}") from error
 
 
 def _write_gif(path: Path, frames: Tensor, fps: float) -> None:

@@ -189,6 +189,13 @@ class Registry:
         if name not in self._entries:
             card = getattr(target, "card", None)
             if not isinstance(target, type) or not isinstance(card, Card):
+                for entry in self._entries.values():
+                    if entry.target is target:
+                        raise MtzooError(
+                            f"the {self.title} of the installed package {package!r} is registered "
+                            f"as {entry.name!r} and offered as {name!r}; give its entry point the "
+                            "name that it is registered by"
+                        )
                 raise MtzooError(
                     f"the {self.title} {name!r} of the installed package {package!r} is neither "
                     "registered with a Card nor a class with an attribute `card` of type Card"

@@ -205,10 +205,22 @@ def _state(model: Model) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
+def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, which those may read whom its folder lets.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    try:
+        safetensors.torch.save_file(dict(state), path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise OSError(_line(error)) from error
+    open_as_folder(path)
+
+
 def _write(folder: Path, state: dict[str, Tensor], text: str) -> None:
     with replacing(folder / WEIGHTS) as temporary:
-        safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
-        open_as_folder(temporary)
+        write_tensors(temporary, state)
     with replacing(folder / CONFIG) as temporary:
         temporary.write_text(text, "utf-8")
 

@@ -320,6 +320,16 @@ def test_an_input_is_not_overwritten(mtzoo, files: Path, tmp_path: Path) -> None
     assert code == 2
     assert "is an input too" in err
     assert video.read_bytes() == (files / "video.mp4").read_bytes()
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    Image.new("L", (50, 30)).save(frames / "0.png")
+    before = (frames / "0.png").read_bytes()
+    for name in ("0.png", "99.png"):
+        code, _, err = mtzoo("transfer", video=frames, output=frames / name)
+        assert code == 2
+        assert f"--output {frames / name} lies among the frames in {frames}; name" in err
+    assert (frames / "0.png").read_bytes() == before
+    assert len(list(frames.iterdir())) == 1
 
 
 def test_a_configuration_with_endless_clips(mtzoo, files: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from mtzoo.engine.average import Average
 from mtzoo.engine.evaluate import evaluate, psnr, score
 from mtzoo.engine.health import diagnose, subject
 from mtzoo.engine.loader import Mover, Steps, batches, check_items, to_batch
-from mtzoo.engine.logs import CsvLog, Terminal
+from mtzoo.engine.logs import Board, CsvLog, Terminal
 from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.pending import Pending
 from mtzoo.engine.schedule import scale
@@ -379,6 +379,11 @@ def test_a_compiled_part_draws_what_it_draws_uncompiled():
     compile_parts(nn.ModuleList([encoder]))
     torch.testing.assert_close(code(1), expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(code(2), other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_board_that_cannot_be_written_is_named():
+    with pytest.raises(MtzooError, match=r"^cannot write /proc/board: "):
+        Board(Path("/proc/board"))
 
 
 @pytest.mark.gpu

@@ -191,15 +191,27 @@ def test_no_code_is_unpickled(tmp_path: Path):
         checkpoint.load(tmp_path / "step_00000001.ckpt")
 
 
-def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (
+            RuntimeError("unexpected pos 9 vs 6\nmore"),
+            r"\(unexpected pos 9 vs 6\); make room",
+        ),
+    ],
+)
+def test_a_full_disk_leaves_the_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+):
     old = checkpoint.save(tmp_path, checkpoint.step_name(1), {"step": 1})
 
     def full(state: object, file: object) -> None:
         file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(MtzooError, match="No space left on device"):
+    with pytest.raises(MtzooError, match=said):
         checkpoint.save(tmp_path, checkpoint.step_name(1), {"step": 2})
     monkeypatch.undo()
     assert checkpoint.load(old)["step"] == 1

@@ -473,6 +473,12 @@ def test_mp4_round_trip(tmp_path: Path) -> None:
     assert read.fps == 12.5
 
 
+def test_an_mp4_that_cannot_be_written_is_named() -> None:
+    # /proc lets nobody make files, whatever its permissions say.
+    with pytest.raises(MtzooError, match=r"^cannot write /proc/a.mp4: the video cannot be encoded"):
+        media.write("/proc/a.mp4", torch.zeros(2, 64, 64, 3, dtype=torch.uint8), fps=5)
+
+
 @pytest.mark.parametrize("shape", [(1, 33, 47), (3, 1, 1), (2, 64, 65)])
 def test_mp4_of_odd_sizes_and_one_channel(tmp_path: Path, shape: tuple[int, ...]) -> None:
     grey = torch.full((*shape, 1), 120, dtype=torch.uint8)

@@ -522,6 +522,15 @@ def test_codes_of_two_sizes_are_refused():
         DualMTGAN(Pixel(), Corner(), generator, Flat())
 
 
+@pytest.mark.parametrize("layered", [False, True])
+def test_pictures_and_videos_that_make_no_pairs_are_refused(layered):
+    model, batch, _ = turning() if layered else make()
+    with pytest.raises(MtzooError, match="2 pictures and 1 motions make no pairs; give as many"):
+        model.transfer(batch.target[:2], batch.video[:1])
+    two = model.transfer(batch.target[:2], batch.video[:1].expand(2, -1, -1, -1, -1))
+    assert two.shape == batch.video[:2].shape
+
+
 def turning(turns=8, layers=1, content_frames="one"):
     torch.manual_seed(0)
     model = DualMTGAN(

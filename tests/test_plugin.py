@@ -40,6 +40,27 @@ class MeanColour(ContentEncoder):
         return self.linear(image.mean((2, 3)))
 '''
 
+ALIAS = '''\
+"""An encoder that does not say how large its codes are."""
+
+from torch import Tensor
+
+from mtzoo import Card
+from mtzoo.interfaces import ContentEncoder
+from mtzoo.registries import content_encoders
+
+
+@content_encoders.register("sizeless", Card("s", "s", "s", inputs="i", outputs="o"))
+class Sizeless(ContentEncoder):
+    """No content_dim."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image.flatten(1)
+'''
+
 RECIPE = """\
 data: {name: shapes, resolution: 32, frames: 6}
 model:
@@ -96,11 +117,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "thirdparty_colour": MODULE,
             "thirdparty_broken": "raise RuntimeError('imported although nobody asked')\n",
             "thirdparty_untold": "class Untold:\n    pass\n",
+            "thirdparty_alias": ALIAS,
         },
         "[mtzoo_content_encoders]\n"
         "mean_colour = thirdparty_colour:MeanColour\n"
         "broken = thirdparty_broken:Nothing\n"
-        "untold = thirdparty_untold:Untold\n",
+        "untold = thirdparty_untold:Untold\n"
+        "misnamed = thirdparty_alias:Sizeless\n"
+        "sizeless = thirdparty_alias:Sizeless\n",
     )
     (folder.parent / "r.yaml").write_text(RECIPE)
     return folder
@@ -132,6 +156,9 @@ def test_the_command_line_knows_it(site: Path) -> None:
         "for option in ('bais=true', 'content_dim=0', 'channels=3', 'name=broken'):\n"
         "    option = '--model.content_encoder.' + option\n"
         "    assert main(['fit', '--recipe', 'r.yaml', '--print_recipe', option]) == 2\n"
+        "text = open('r.yaml').read().replace('mean_colour, content_dim: 6', 'sizeless')\n"
+        "open('s.yaml', 'w').write(text)\n"
+        "assert main(['validate', 's.yaml', 'r.yaml']) == 2\n"
     )
     done = python(site, "-c", code)
     out = " ".join(done.stdout.split())
@@ -142,7 +169,11 @@ def test_the_command_line_knows_it(site: Path) -> None:
     assert "neither registered with a Card" in out
     assert "content_encoders broken" in out
     assert " dcgan " in out
-    assert out.endswith("ok r.yaml 1 checked, 0 wrong")
+    said = "is registered as 'sizeless' and offered as 'misnamed'; give its entry point the name"
+    assert said in out
+    assert "ok r.yaml 1 checked, 0 wrong" in out
+    assert "'sizeless' promises content_dim in gives and has no such attribute; set self.c" in out
+    assert out.endswith("2 checked, 1 wrong")
     faults = done.stderr.splitlines()
     typed = "mtzoo: error: --model.content_encoder"
     assert len(faults) == 4

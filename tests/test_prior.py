@@ -231,13 +231,21 @@ def test_a_prior_from_other_data_is_not_passed_on_under_the_first_licence(
     options = ("--clips", 4, "--steps", 1, "--data", "faces")
     code, _, err = cli("prior", "--model", run, "--output", output, *options)
     assert code == 0, err
-    assert read_config(output)["prior"]["data"]["name"] == "faces"
+    config = read_config(output)
+    assert config["prior"]["data"]["name"] == "faces"
+    assert cli("export", "--model", output, "--output", tmp_path / "world")[0] == 0
+    card = (tmp_path / "world" / "README.md").read_text()
+    assert "--data faces" in card
+    assert "**Licence.** Apache-2.0." in card, "synthetic worlds alone"
+
+    config["prior"]["data"] = {"name": "clips", "root": "store"}
+    (output / "config.json").write_text(json.dumps(config))
     code, _, err = cli("export", "--model", output, "--output", tmp_path / "small")
     assert (code, err.count("\n")) == (2, 1)
-    assert "(faces) states no licence; say with --licence" in err
+    assert "the data of the prior of tiny (clips) states no licence; say with --licence" in err
     shared = ("export", "--model", output, "--output", tmp_path / "small", "--licence", "MIT")
     assert cli(*shared)[0] == 0
-    assert "--data faces" in (tmp_path / "small" / "README.md").read_text()
+    assert "--data store" in (tmp_path / "small" / "README.md").read_text()
 
 
 def test_what_the_verb_cannot_do_is_one_line_and_leaves_nothing(

@@ -145,7 +145,8 @@ def test_bf16_is_not_tried_where_it_would_be_imitated(monkeypatch: pytest.Monkey
         (["--batch", "0"], "--batch must lie between 1 and 4096, not 0"),
         (["--repeats", "0"], "--repeats must lie between 1 and 4096"),
         (["--output", "{tmp}/tiny.yaml"], "tiny.yaml is a file; give a folder"),
-        (["--output", "{tmp}/no/such"], "does not exist; create it first"),
+        (["--output", "{tmp}"], "is there already; name another folder"),
+        (["--output", "/proc/no"], "cannot write /proc/no"),
     ],
 )
 def test_what_cannot_be_measured_is_said_in_a_line(

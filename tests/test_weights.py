@@ -9,6 +9,7 @@ import resource
 from pathlib import Path
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 
@@ -134,6 +135,20 @@ def test_tied_weights_can_be_saved(folder: Path, tmp_path: Path) -> None:
     module.extra = next(iter(parameters.values()))
     save_model(tmp_path / "tied", model, CONFIG)
     assert "unexpected 'extra'" in refused(tmp_path / "tied")
+
+
+def test_a_full_disk_leaves_no_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(state: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left")
+
+    model = load_model(folder)
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(MtzooError, match=r"cannot write .*model.safetensors: .* No space left"):
+        save_model(tmp_path / "full", model, CONFIG)
+    assert not list((tmp_path / "full").rglob("*"))
 
 
 def test_paths_that_hold_no_weights(folder: Path, tmp_path: Path) -> None:

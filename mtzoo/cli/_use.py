@@ -58,6 +58,10 @@ def check_output(path: str, scale: int | None, *inputs: str) -> Path:
             raise MtzooError(
                 f"--output {path} is an input too and would be lost; name another file"
             )
+        if Path(given).is_dir() and output.resolve().is_relative_to(Path(given).resolve()):
+            raise MtzooError(
+                f"--output {path} lies among the frames in {given}; name a file in another folder"
+            )
     return output
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise MtzooError(f"--output {args.output} is a file; give a folder")
 
     from mtzoo.engine.profile import profile
-    from mtzoo.files import check_place, replacing
+    from mtzoo.files import check_new_folder, making_folder
     from mtzoo.recipe import check_recipe, load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
@@ -63,17 +62,13 @@ def run(args: argparse.Namespace) -> int:
         result = profile(recipe, batch_size=args.batch, repeats=args.repeats)
         print(text(result))
         return 0
-    if not args.output.is_dir():
-        check_place(args.output)
-    with contextlib.suppress(FileExistsError):
-        args.output.mkdir()
+    check_new_folder(args.output)
     print(f"measuring {recipe.name}", file=sys.stderr)
-    with replacing(args.output / "trace.json") as trace:
+    with making_folder(args.output) as folder:
+        trace = folder / "trace.json"
         result = profile(recipe, batch_size=args.batch, repeats=args.repeats, trace=trace)
-    with replacing(args.output / "profile.json") as file:
-        file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    with replacing(args.output / "profile.md") as file:
-        file.write_text(text(result) + "\n", "utf-8")
+        (folder / "profile.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        (folder / "profile.md").write_text(text(result) + "\n", "utf-8")
     print(text(result))
     print(f"\nwritten to {args.output}; open trace.json in https://ui.perfetto.dev")
     return 0

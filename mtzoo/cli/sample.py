@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     image = media.read_image(args.image, resolution=model.resolution)
     # Drawn on the CPU, so that the motions do not depend on the device.
     generator = torch.Generator().manual_seed(args.seed)
-    with _use.computing(device), torch.inference_mode():
+    with _use.computing(device), torch.inference_mode(), _use.progress() as bar:
+        bar.add_task("samples", total=None)  # one pass: that it goes on is all there is to tell
         picture = _use.to_video(image[None], model.channels)[:, 0].to(device)
         drawn = model.sample(picture, args.samples, frames, generator)[0]
         made = as_frames(_use.finite(drawn, args.model)).cpu()

@@ -46,9 +46,10 @@ def save(folder: Path, name: str, state: Mapping[str, Any]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)
-    except (OSError, MtzooError) as error:
+    except (OSError, RuntimeError, MtzooError) as error:  # torch tells a full disk as the second
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MtzooError(
-            f"the checkpoint was not written ({error}); make room, then go on from the previous "
+            f"the checkpoint was not written ({reason}); make room, then go on from the previous "
             "one with --resume"
         ) from error
     sync_folder(folder)

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from mtzoo.engine.health import subject
+from mtzoo.errors import MtzooError
 from mtzoo.files import replacing
 
 
@@ -74,6 +75,9 @@ class Board:
     Args:
         folder: Its event files.
         step: What an interrupted run wrote after this step is hidden.
+
+    Raises:
+        MtzooError: The folder cannot be written.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -82,7 +86,10 @@ class Board:
             warnings.simplefilter("ignore", DeprecationWarning)
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+            try:
+                self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+            except OSError as error:
+                raise MtzooError(f"cannot write {folder}: {error.strerror or error}") from error
 
     def scalars(self, figures: Mapping[str, float], step: int) -> None:
         """Add figures by name."""

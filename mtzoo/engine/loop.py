@@ -207,6 +207,7 @@ class _Run:
             self._resume(say)
         self._check_alike()
         if self.first and not resume:
+            say("scoring what knows nothing yet")
             self.before = self._evaluate()
         # Loader processes start before this one has threads of its own.
         batches = loader.batches(

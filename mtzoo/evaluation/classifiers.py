@@ -30,8 +30,9 @@ from mtzoo.components.motion_encoders.c3d import C3DMotionEncoder
 from mtzoo.engine.folder import write_json
 from mtzoo.engine.loader import Steps, batches
 from mtzoo.errors import MtzooError
-from mtzoo.files import making_folder, open_as_folder
+from mtzoo.files import making_folder
 from mtzoo.interfaces import PairDataset, as_video, check_frames, check_resolution
+from mtzoo.weights import write_tensors
 
 FORMAT = "mtzoo-classifiers-1"
 CONFIG = "config.json"
@@ -311,8 +312,7 @@ def save(folder: Path, networks: Classifiers, about: Mapping[str, Any]) -> None:
     }
     state = {name: value.contiguous().cpu() for name, value in networks.state_dict().items()}
     with making_folder(folder) as made:
-        safetensors.torch.save_file(state, made / WEIGHTS)
-        open_as_folder(made / WEIGHTS)
+        write_tensors(made / WEIGHTS, state)
         write_json(made / CONFIG, config)
 
 

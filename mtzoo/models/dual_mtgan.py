@@ -320,7 +320,15 @@ class DualMTGAN(Model):
 
         Returns:
             ``(B, T, C, H, W)`` in [-1, 1].
+
+        Raises:
+            MtzooError: There are not as many of one as of the others.
         """
+        if not len(content) == len(motion) == len(motion if picture is None else picture):
+            raise MtzooError(
+                f"dual_mtgan: {len(content)} pictures and {len(motion)} motions make no pairs; "
+                "give as many of one as of the other (`expand` repeats without a copy)"
+            )
         if cast(ImageGenerator, self.image_generator).takes_picture:
             return self.image_generator(content, motion, picture)
         return self.image_generator(content, motion)

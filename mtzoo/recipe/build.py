@@ -67,6 +67,11 @@ def _build_model(
         assert isinstance(inner, Mapping)
         part = _build(inner, REGISTRIES[spec.kind], ("model", slot), sizes, {}, download, where)
         for size in part.gives:
+            if not hasattr(part, size):
+                raise MtzooError(
+                    f"{spec.kind}: {inner['name']!r} promises {size} in gives and has no such "
+                    f"attribute; set self.{size} in its __init__"
+                )
             sizes[size] = getattr(part, size)
         parts[slot] = part
     built = _build(section, REGISTRIES["models"], ("model",), sizes, parts, download, where)

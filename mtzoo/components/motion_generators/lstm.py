@@ -99,7 +99,7 @@ class LSTMMotionGenerator(MotionGenerator):
             raise MtzooError(
                 f"{WHO}: a code of {motion_dim} cannot be {tracks} tracks of up to {period} "
                 "cosines each; give tracks (and two more for its camera) and period as the motion "
-                "encoder 'trajectories' has them"
+                "encoder 'trajectories' has them, and with any other encoder entry: every_step"
             )
         # An LSTM needs some input: with nothing to say it gets the constant 1.
         self.constant = code_inputs + self.time_dim == 0
