@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import re
 import shlex
 import statistics
@@ -163,6 +164,12 @@ def latest(folder: Path) -> dict[str, float]:
     return found
 
 
+def came_to_an_end(folder: Path) -> bool:
+    """Whether a run was trained to its last step."""
+    result = folder / "result.json"
+    return result.exists() and json.loads(result.read_text("utf-8"))["training"] != "diverged"
+
+
 def cell(values: Sequence[float], digits: int) -> str:
     if not values:
         return "–"
@@ -178,10 +185,8 @@ def rows(output: Path) -> Mapping[str, list[list[str]]]:
     for group, trials in TRIALS.items():
         for name in dict.fromkeys(("base", *trials)):
             folders = sorted(output.glob(f"{slug(name)}-[0-9]*"))
-            ended = [latest(f) for f in folders if (f / "result.json").exists()]
-            died = sum(
-                (f / "log.csv").exists() and not (f / "result.json").exists() for f in folders
-            )
+            ended = [latest(f) for f in folders if came_to_an_end(f)]
+            died = sum((f / "log.csv").exists() and not came_to_an_end(f) for f in folders)
             if not ended and not died:
                 continue
             row = [name, str(len(ended)) + (f" of {len(ended) + died}" if died else "")]

@@ -118,3 +118,17 @@ def test_the_wall_probe_says_in_one_line_what_is_missing(
     monkeypatch.setattr("sys.argv", ["wall_probe", "--source", "x", "--classifiers", "nope"])
     with pytest.raises(SystemExit, match=r"^nope holds no classifiers [^\n]*$"):
         probe.main()
+
+
+def test_trials_that_diverged_are_counted_and_not_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    trials = importlib.import_module("trials")
+    for seed, (training, value) in enumerate([("ok", 9.0), ("diverged", 99.0), ("", 5.0)]):
+        folder = tmp_path / f"base-{seed}"
+        folder.mkdir()
+        (folder / "log.csv").write_text(f"step,evaluation/transfer_psnr\n600,{value}\n")
+        if training:
+            (folder / "result.json").write_text(json.dumps({"training": training}))
+    assert [row[:3] for row in trials.rows(tmp_path)["base"]] == [["base", "1 of 3", "9.00"]]
