@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtzoo.engine.measure import cost
 from mtzoo.interfaces import Model
-from mtzoo.nn.fold import SubpixelConv2d, fold
+from mtzoo.nn.fold import SubpixelConv2d, _lay_, fold
 from mtzoo.recipe import build_model, load_recipe
 from mtzoo.registries import REGISTRIES
 
@@ -83,6 +83,28 @@ def test_sampling_takes_fewer_operations_than_any_rival(tmp_path):
         plain = cost(lambda: whole.sample(image, 1, 16)).operations
         fewer = cost(lambda: folded.sample(image, 1, 16)).operations
     assert fewer < plain < RIVAL_OPERATIONS
+
+
+def test_weights_of_2d_convolutions_can_lie_as_activations_do(tmp_path):
+    whole = model(tmp_path)
+    laid = fold(whole, pack=False)
+    _lay_(laid)
+    sizes = [weight.dim() for weight in laid.parameters()]
+    assert {4, 5} <= set(sizes), "2D convolutions and the motion encoder's"
+    for weight in laid.parameters():
+        assert weight.dim() != 4 or weight.is_contiguous(memory_format=torch.channels_last)
+    image, video = torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 8, 3, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        expected = whole.transfer(image, video)
+        torch.testing.assert_close(laid.transfer(image, video), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_model_folds_on_a_gpu(tmp_path):
+    folded = fold(model(tmp_path).cuda())
+    image = torch.rand(2, 3, 32, 32, device="cuda") * 2 - 1
+    with torch.inference_mode():
+        assert folded.sample(image, 2, 8).isfinite().all()
 
 
 def test_bfloat16_stays_near(tmp_path):

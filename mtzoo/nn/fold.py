@@ -84,8 +84,7 @@ def fold(
     if pack:
         pack_(folded)
     if any(weight.is_cuda for weight in folded.parameters()):
-        # As activations lie; otherwise cuDNN brings them to that in every call.
-        folded.to(memory_format=torch.channels_last)
+        _lay_(folded)
     return folded.requires_grad_(False)
 
 
@@ -136,6 +135,16 @@ class _Cast:
     def _cast(self, value: Any) -> Any:
         floating = isinstance(value, Tensor) and value.is_floating_point()
         return value.to(self.dtype) if floating else value
+
+
+def _lay_(module: nn.Module) -> None:
+    """Let weights of 2D convolutions lie as activations do; else cuDNN moves them in every call.
+
+    Not by ``Module.to``, which refuses modules that hold 3D ones, too.
+    """
+    for weight in module.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def _settle(part: nn.Module) -> None:
