@@ -120,11 +120,13 @@ class Clip(NamedTuple):
         frames: uint8 ``(T, H, W, 3)``, T at least 1.
         fps: Frames a second.
         skipped: How many frames were broken and left out.
+        seconds: How far into the video the frames reach.
     """
 
     frames: Tensor
     fps: float
     skipped: int
+    seconds: float
 
 
 class Box(NamedTuple):
@@ -536,7 +538,8 @@ def read_video(
         crop: As in `read_image`.
 
     Returns:
-        The frames, their rate, and how many broken frames were skipped.
+        The frames, their rate, how many broken frames were skipped, and how much of the video
+        they are from.
 
     Raises:
         MtzooError: The file is missing, empty, no video, none of its frames can be read, or they
@@ -570,7 +573,11 @@ def read_video(
                 )
     if not gathered:
         raise MtzooError(f"{path}: none of its frames can be converted to RGB")
-    return Clip(torch.stack(gathered), decoded.fps, report.skipped)
+    # What was drawn at a low rate is from no more of the video than there is.
+    seconds = len(gathered) / decoded.fps
+    if not path.is_dir():
+        seconds = report.end if fps is None else min(seconds, report.end)
+    return Clip(torch.stack(gathered), decoded.fps, report.skipped, seconds)
 
 
 def is_animation(path: str | os.PathLike[str]) -> bool:

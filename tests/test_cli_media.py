@@ -133,6 +133,9 @@ def test_transfer_options(mtzoo, tmp_path: Path) -> None:
     clip = media.read_video(tmp_path / "out.gif")
     assert clip.frames.shape == (12, 64, 64, 3)
     assert clip.fps == pytest.approx(40, rel=0.01)
+    # Of a video of 0.6 s: the fifth frame, at 0.57 s, would last beyond its end.
+    _, out, _ = mtzoo("transfer", frames=5, fps=7)
+    assert "5 frames at 32x32, from the first 0.60 s of " in out
     mtzoo("transfer", side_by_side=True)
     assert media.read_image(tmp_path / "out.png").shape[0] == 3 * 34 + 2
     mtzoo("transfer", side_by_side=True, output=tmp_path / "out.mp4", scale=1)

@@ -327,6 +327,10 @@ def test_resampling_down_and_up(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", moving(12, 32, 96), rate=24)
     assert places(media.read_video(path, fps=12).frames, 12) == [0, 2, 4, 6, 8, 10]
     assert places(media.read_video(path, fps=48, frames=6).frames, 12) == [0, 0, 1, 1, 2, 2]
+    # 12 frames last half a second: three are drawn at 0, 0.2 and 0.4 s, the last for no 0.2 s.
+    for fps, count, seconds in ((5, None, 0.5), (12, 3, 0.25), (None, 6, 0.25)):
+        read = media.read_video(path, fps=fps, frames=count)
+        assert read.seconds == pytest.approx(seconds, abs=1e-3)
     ntsc = media.read_video(path, fps=24000 / 1001)
     assert len(ntsc.frames) == 12
 
@@ -425,7 +429,8 @@ def test_a_folder_of_frames(tmp_path: Path) -> None:
     read = media.read_video(tmp_path)
     assert np.array_equal(read.frames.numpy(), clip)
     assert (read.fps, read.skipped) == (25.0, 0)
-    assert media.read_video(tmp_path, fps=10, frames=3).fps == 10
+    rated = media.read_video(tmp_path, fps=10, frames=3)
+    assert (rated.fps, rated.seconds) == (10, 0.3)
     (tmp_path / "5.png").write_bytes(b"broken")
     read = media.read_video(tmp_path)
     assert (len(read.frames), read.skipped) == (11, 1)

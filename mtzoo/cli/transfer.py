@@ -111,6 +111,6 @@ def run(args: argparse.Namespace) -> int:
     count = len(clip.frames)
     print(
         f"{output}: {count} frames at {model.resolution}x{model.resolution}, from the first "
-        f"{count / clip.fps:.2f} s of {args.video} ({clip.fps:g} frames a second{skipped})"
+        f"{clip.seconds:.2f} s of {args.video} ({clip.fps:g} frames a second{skipped})"
     )
     return 0
