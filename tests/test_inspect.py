@@ -122,6 +122,25 @@ def test_a_part_is_summarised(tmp_path: Path) -> None:
     assert "made, test split by share, 1 video," in summary.lines(store)[0]
 
 
+def test_videos_last_as_long_as_their_own_rates_say(tmp_path: Path) -> None:
+    frames = {"a": video(1, 20), "b": video(2, 10), "c": video(3, 40)}
+    store = write(tmp_path / "s", frames, sides={"c": "test"})
+    report = tmp_path / "s" / "report.json"
+    used = [{"id": "a", "fps": 2.0}, {"id": "b", "fps": 1}, {"id": "c", "fps": 20.0}]
+    report.write_text(json.dumps({"used": used}))
+    summary = summarise(store)
+    assert (summary.seconds, summary.rates) == (22.0, (1.0, 2.0, 20.0))
+    said = "70 frames (0:22 min) of 32x32 RGB at 1 to 20, median 2, a second"
+    assert said in summary.lines(store)[0]
+    summary = summarise(store, split="test")
+    assert "40 frames (0:02 min) of 32x32 RGB at 20 a second" in summary.lines(store)[0]
+    # Of what the report does not tell, or not rightly, the store's rate is taken.
+    rows = [{"id": "a", "fps": "x"}, {"id": "b", "fps": 0}, {"id": "z", "fps": 1}]
+    for text in ("[", "[]", '{"used": 1}', json.dumps({"used": rows})):
+        report.write_text(text)
+        assert summarise(store).rates == (10.0, 10.0, 10.0)
+
+
 def test_of_many_frames_some_are_drawn_by_seed(tmp_path: Path) -> None:
     frames = {str(i): video(i, 50) for i in range(20)}
     store = write(tmp_path / "s", frames)

@@ -93,6 +93,8 @@ class Summary:
         frames: Their frames.
         bytes: Size of the store's shards.
         lengths: Least, median and largest number of frames.
+        rates: Least, median and largest number of frames a second.
+        seconds: How long the frames last, each video at its own rate.
         identity: What tells identities apart: ``person``, or ``source`` where it is not known.
         parts: By way and split, of the whole store.
         labels: How many videos have each value, by label.
@@ -107,6 +109,8 @@ class Summary:
     frames: int
     bytes: int
     lengths: tuple[int, float, int]
+    rates: tuple[float, float, float]
+    seconds: float
     identity: str
     parts: Mapping[str, Mapping[str, Part]]
     labels: Mapping[str, Mapping[str, int]]
@@ -123,12 +127,14 @@ class Summary:
         options = ", ".join(f"{k} {_value(v)}" for k, v in about.get("preparation", {}).items())
         decoder = about.get("decoder", {})
         low, middle, high = self.lengths
+        slow, usual, fast = self.rates
+        rate = f"{usual:g}" if slow == fast else f"{slow:g} to {fast:g}, median {usual:g},"
         colours = {1: "grey", 3: "RGB"}.get(store.channels, f"{store.channels}-channel")
         lines = [
             f"{store.root}: {store.source}, {self.part and f'{self.part}, '}"
             f"{_count(self.videos, 'video')}, "
-            f"{_count(self.frames, 'frame')} ({_duration(self.frames / store.fps)}) of "
-            f"{store.resolution}x{store.resolution} {colours} at {store.fps:g} a second, "
+            f"{_count(self.frames, 'frame')} ({_duration(self.seconds)}) of "
+            f"{store.resolution}x{store.resolution} {colours} at {rate} a second, "
             f"{self.bytes / 1e6:,.1f} MB in {_count(len(about['shards']), 'shard')}",
             f"prepared with: {options or 'no options'}"
             + (f"; decoded by {decoder.get('name')} {decoder.get('version')}" if decoder else ""),
@@ -215,12 +221,16 @@ def summarise(
         for label, value in entry.labels.items():
             labels[label][value] += 1
     lengths = [entry.frames for entry in entries]
+    known = store.rates()
+    rates = [known[name] for name in dict.fromkeys(entry.id for entry in entries)]
     return Summary(
         part="" if split is None else f"{split} split by {way}",
         videos=len({entry.id for entry in entries}),
         frames=sum(lengths),
         bytes=sum(int(shard["bytes"]) for shard in store.manifest["shards"]),
         lengths=(min(lengths), statistics.median(lengths), max(lengths)),
+        rates=(min(rates), statistics.median(rates), max(rates)),
+        seconds=sum(entry.frames / known[entry.id] for entry in entries),
         identity=identity,
         parts={way: _parts(whole, way, identity) for way in store.split_by},
         labels={label: dict(values) for label, values in labels.items()},

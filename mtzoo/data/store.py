@@ -33,6 +33,8 @@ VERSION = 1
 WITH_TRACKS = 2
 """Version of a store whose videos carry numbers a frame beside the pictures."""
 MANIFEST = "manifest.json"
+REPORT = "report.json"
+"""What the preparation tells of each video; a store is one without it."""
 
 # Bytes of a number, by safetensors' name of its type: pictures and tracks.
 _SIZES = {"U8": 1, "F32": 4}
@@ -157,7 +159,7 @@ class ClipStore:
         source: Short name of the source set, for example ``"weizmann"``.
         resolution: Side of the square frames in pixels.
         channels: Colour channels of a frame.
-        fps: Frames a second of the stored videos.
+        fps: Frames a second of the stored videos; their median where they differ, see `rates`.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -165,7 +167,7 @@ class ClipStore:
         self.root: Path | str = self._remote.root if self._remote else Path(root).resolve()
         self._mapped: dict[str, Tensor] = {}
         try:
-            text = self._remote.text(MANIFEST) if self._remote else self._local_text()
+            text = self._text(MANIFEST)
         except FileNotFoundError:
             raise MtzooError(f"no clip store at {self.root}: there is no {MANIFEST}") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -191,8 +193,10 @@ class ClipStore:
             what = f"misses {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
             raise self._damaged(f"{MANIFEST} {what}") from error
 
-    def _local_text(self) -> str:
-        return Path(self.root, MANIFEST).read_text(encoding="utf-8")
+    def _text(self, name: str) -> str:
+        if self._remote:
+            return self._remote.text(name)
+        return Path(self.root, name).read_text(encoding="utf-8")
 
     def _damaged(self, what: str) -> MtzooError:
         return MtzooError(f"the clip store {self.root} is damaged: {what}; prepare it again")
@@ -339,6 +343,21 @@ class ClipStore:
                 f"{did_you_mean(split, names)} It has {', '.join(sorted(names)) or 'none'}"
             )
         return found
+
+    def rates(self) -> dict[str, float]:
+        """Frames a second of each stored video, by id, as the preparation's report says.
+
+        Where there is no report, or it says nothing of a video, that is ``fps``.
+        """
+        rates = dict.fromkeys((entry.id for entry in self._entries), self.fps)
+        try:
+            for video in json.loads(self._text(REPORT))["used"]:
+                name, fps = video["id"], video["fps"]
+                if name in rates and isinstance(fps, int | float) and 0 < fps < math.inf:
+                    rates[name] = float(fps)
+        except (OSError, MtzooError, ValueError, KeyError, TypeError, RecursionError):
+            pass  # made by other means, or copied without its report
+        return rates
 
     def read(
         self, entry: Entry, start: int = 0, count: int | None = None, stride: int = 1

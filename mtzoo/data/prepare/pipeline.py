@@ -31,11 +31,10 @@ import numpy.typing as npt
 import torch
 
 from mtzoo.data.prepare.report import Progress, Report, no_progress
-from mtzoo.data.store import MANIFEST, ClipStore
+from mtzoo.data.store import MANIFEST, REPORT, ClipStore
 from mtzoo.data.writer import StoreWriter, check_output
 from mtzoo.errors import MtzooError
 
-REPORT = "report.json"
 MAX_WORKERS = 512
 
 Ranges = Sequence[tuple[str, int, int]]
