@@ -280,6 +280,17 @@ def test_validate_builds_so_that_sizes_count(
     assert f"wrong  {tiny}:2: data.resolution: " in capsys.readouterr().out
 
 
+def test_validate_names_the_recipe_where_its_base_does_not_fit_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child = tmp_path / "swapped.yaml"
+    child.write_text("base: quickstart\nmodel:\n  motion_encoder: {name: c3d}\n")
+    assert main(["validate", str(child)]) == 2
+    told = capsys.readouterr().out
+    assert told.startswith(f"wrong  {child} (by its base, ")
+    assert "quickstart.yaml:" in told
+
+
 # ---- fit ----------------------------------------------------------------------------------------
 
 

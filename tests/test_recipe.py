@@ -280,13 +280,14 @@ def test_a_base_that_comes_along(tmp_path: Path) -> None:
     assert (mine.model, mine.engine) == (theirs.model, theirs.engine)
 
 
-def test_faults_name_the_file_that_has_them(base: Path) -> None:
+def test_faults_name_the_recipe_and_the_file_that_has_them(base: Path) -> None:
     child = on(base, "engine:\n  stepz: 4\n")
     assert fault(child).startswith(f"{child}:3: engine.stepz: unknown engine option")
     base.write_text(BASE.replace("width: 8\n", "widht: 8\n", 1))
     line = BASE.splitlines().index("    width: 8") + 1
-    assert fault(on(base, "seed: 4\n")).startswith(
-        f"{base}:{line}: model.content_encoder.widht: unknown option"
+    child = on(base, "seed: 4\n")
+    assert fault(child).startswith(
+        f"{child} (by its base, {base}:{line}): model.content_encoder.widht: unknown option"
     )
 
 

@@ -57,20 +57,22 @@ class Where:
     base: Where | None = None
 
     def at(self, key: Key) -> str:
-        """The beginning of a message about ``key``."""
+        """The beginning of a message about ``key``: this recipe, and its base if that says it."""
         dotted = ".".join(key)
         upwards = [key[:n] for n in range(len(key), 0, -1)]
         below = key not in self.lines and any(k[: len(key)] == key for k in self.typed)
         if below or any(k in self.typed for k in upwards):
             return f"--{dotted}"
         written = (
-            (where.source, where.lines[k])
+            (where, where.lines[k])
             for k in upwards
             for where in (self, self.base)
             if where and k in where.lines
         )
-        source, line = next(written, (self.source, 0))
-        place = f"{source}:{line}" if source and line else source
+        where, line = next(written, (self, 0))
+        place = f"{where.source}:{line}" if where.source and line else where.source
+        if where is not self:
+            place = f"{self.source} (by its base, {place})"
         return ": ".join(part for part in (place, dotted) if part)
 
     def fault(self, key: Key, message: str) -> MtzooError:
