@@ -433,6 +433,59 @@ def test_the_end_does_not_wait_for_what_a_worker_was_sending(tmp_path: Path) -> 
             process.wait()
 
 
+def nothing(task: Made) -> list[Video]:
+    """No result."""
+    return []
+
+
+@pytest.mark.parametrize("beginner", ["fork server", "worker"])
+def test_ctrl_c_while_processes_begin_is_the_parent_s_alone(tmp_path: Path, beginner: str) -> None:
+    # The whole group hears it, as from a terminal: as the fork server begins, which could not see
+    # to signals yet, or when a worker was asked for and not yet told what to begin with.
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent(f"""
+        import os, signal, sys
+        if {beginner == "fork server"} and "forkserver" in " ".join(sys.orig_argv):
+            os.killpg(0, signal.SIGINT)
+        """)
+    )
+    script = tmp_path / "job.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, signal, sys
+        from multiprocessing import forkserver
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_pipeline as t
+        from mtzoo.data.prepare.pipeline import _outcomes
+        connect, asked = forkserver.connect_to_new_process, []
+        def interrupted(fds):
+            asked.append(connect(fds))
+            if len(asked) == 2:  # the fork server is there by now
+                os.killpg(0, signal.SIGINT)
+            return asked[-1]
+        if __name__ == "__main__":
+            if {beginner == "worker"}:
+                forkserver.connect_to_new_process = interrupted
+            try:
+                list(_outcomes(t.nothing, [t.Made(str(i)) for i in range(9)], 2))
+                signal.pause()
+            except KeyboardInterrupt:
+                print("heard", flush=True)
+        """)
+    )
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "heard\n", "")
+
+
 def group_lives(group: int) -> bool:
     """Whether any process of a process group is more than a zombie."""
     for stat in Path("/proc").glob("[0-9]*/stat"):

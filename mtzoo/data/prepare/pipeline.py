@@ -18,12 +18,14 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -396,7 +398,7 @@ def _outcomes(
             # A few tasks ahead keep the workers busy and bound what waits in memory.
             while upcoming and len(waiting) < 2 * workers + 1:
                 task = upcoming.popleft()
-                waiting.append((task, pool.submit(_attempt, work, task)))
+                waiting.append((task, _submit(pool, work, task)))
             task, future = waiting.popleft()
             try:
                 yield task, future.result()
@@ -427,10 +429,18 @@ def _end(pool: ProcessPoolExecutor) -> None:
 def _alone(work: Callable[[T], Sequence[Video | LeftOut]], task: T) -> Sequence[Video | LeftOut]:
     with _pool(1) as pool:
         try:
-            return pool.submit(_attempt, work, task).result()
+            return _submit(pool, work, task).result()
         except BrokenProcessPool:
             reason = "the process that read it was killed (out of memory, or its decoder crashed)"
             return [LeftOut(task.source, reason)]
+
+
+def _submit(
+    pool: ProcessPoolExecutor, work: Callable[[T], Sequence[Video | LeftOut]], task: T
+) -> Future[Sequence[Video | LeftOut]]:
+    # This may start a worker, which fails aloud if it is told half of what it is started with.
+    with _held(signal.SIGINT):
+        return pool.submit(_attempt, work, task)
 
 
 def _attempt(work: Callable[[T], Sequence[Video | LeftOut]], task: T) -> Sequence[Video | LeftOut]:
@@ -454,12 +464,35 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context(kind)
     if kind == "forkserver":
         context.set_forkserver_preload(["mtzoo.data.prepare.videos", "scipy.ndimage"])
+        resource_tracker.ensure_running()  # first, as it would let the signal through again
+        with _held(signal.SIGINT):
+            forkserver.ensure_running()
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+
+
+@contextlib.contextmanager
+def _held(number: signal.Signals) -> Iterator[None]:
+    """Let a signal wait until the block is done; processes started in it never receive it."""
+    heard: list[tuple[int, FrameType | None]] = []
+    # Processes inherit the mask, and other threads of this one may still take the signal, which
+    # Python then hands to the main thread: so both, a mask and a handler.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
+    before = signal.signal(number, lambda *told: heard.append(told)) if main else None
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        if before is not None:
+            signal.signal(number, before)
+        if heard and callable(before):
+            before(*heard[0])
 
 
 def _begin_worker() -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group; the parent decides, and ends its workers.
+    # Ctrl-C reaches the whole process group; the parent decides, and ends its workers. Most begin
+    # with it held, see `_pool`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
