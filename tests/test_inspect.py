@@ -545,6 +545,41 @@ def test_verify_says_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture
     assert told["sound"] is False
 
 
+@pytest.mark.parametrize("fault", ["missing", "cut", "flipped", "no manifest", "manifest cut"])
+def test_verify_takes_what_it_cannot_open_for_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    root = Path(write(tmp_path / "s", {"a": video(1)}).root)
+    shard, manifest = root / "clips-00000.safetensors", root / "manifest.json"
+    whole = shard.read_bytes()
+    if fault == "missing":
+        shard.unlink()
+    elif fault == "cut":
+        shard.write_bytes(whole[:-1])
+    elif fault == "flipped":
+        shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif fault == "no manifest":
+        manifest.unlink()
+    else:
+        manifest.write_bytes(manifest.read_bytes()[:-9])
+    code = main(["data", "verify", str(root), "--json"])
+    out, err = capsys.readouterr()
+    if fault == "no manifest":  # then there is no store to be damaged
+        assert (code, out) == (2, "")
+        return
+    told = json.loads(out)
+    name = manifest.name if fault == "manifest cut" else shard.name
+    assert (code, err, told["sound"], told["store"]) == (1, "", False, str(root))
+    assert [finding["kind"] for finding in told["findings"]] == ["damage"]
+    assert name in told["findings"][0]["text"]
+    assert main(["data", "verify", str(root)]) == 1
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert (len(lines), err) == (2, "")
+    assert lines[0].startswith("damage: ")
+    assert lines[1].startswith(f"{root}: NOT sound; ")
+
+
 def test_verify_prints_the_first_of_many(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

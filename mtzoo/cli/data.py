@@ -109,15 +109,23 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Check a store; returns 1 if it is damaged or leaks."""
-    from mtzoo.data.inspect import verify
-    from mtzoo.data.store import ClipStore
+    from pathlib import Path
+
+    from mtzoo.data.inspect import Finding, Verdict, verify
+    from mtzoo.data.remote import is_remote
+    from mtzoo.data.store import ClipStore, DamagedError
     from mtzoo.errors import printable
 
-    store = ClipStore(args.store)
-    with _progress() as progress:
-        verdict = verify(store, progress=progress)
+    root = args.store if is_remote(args.store) else Path(args.store).resolve()
+    try:
+        store = ClipStore(args.store)
+        root = store.root
+        with _progress() as progress:
+            verdict = verify(store, progress=progress)
+    except DamagedError as error:  # so that nothing more can be said of it
+        verdict = Verdict([Finding("damage", str(error))])
     if args.json:
-        told = {"store": str(store.root), "sound": verdict.sound, **dataclasses.asdict(verdict)}
+        told = {"store": str(root), "sound": verdict.sound, **dataclasses.asdict(verdict)}
         print(json.dumps(told, indent=2))
     else:
         for kind in ("damage", "leak", "note"):
@@ -128,7 +136,7 @@ def run_verify(args: argparse.Namespace) -> int:
                 print(f"{kind}: and {len(found) - MOST:,} more; --json tells all")
         said = "sound" if verdict.sound else "NOT sound"
         print(
-            f"{printable(str(store.root))}: {said}; {verdict.videos:,} videos in "
+            f"{printable(str(root))}: {said}; {verdict.videos:,} videos in "
             f"{verdict.shards:,} shard{'s' * (verdict.shards != 1)} checked, "
             f"{verdict.compared:,} of them for twins"
         )

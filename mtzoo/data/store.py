@@ -46,6 +46,10 @@ _FIRST = 1 << 16
 _LARGEST_HEADER = 100_000_000
 
 
+class DamagedError(MtzooError):
+    """A clip store is there, and a part of it is missing, cut or contradicts another."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A run of frames of one stored video: all of it, or the part that belongs to a split.
@@ -150,8 +154,8 @@ class ClipStore:
             ``az://`` (see `mtzoo.data.remote`).
 
     Raises:
-        MtzooError: There is no store, its format is unknown, or a part is missing, truncated or
-            contradicts the manifest.
+        MtzooError: There is no store, or its format is unknown.
+        DamagedError: A part is missing, truncated or contradicts the manifest.
 
     Attributes:
         root: Absolute path of the store, or its address.
@@ -198,8 +202,8 @@ class ClipStore:
             return self._remote.text(name)
         return Path(self.root, name).read_text(encoding="utf-8")
 
-    def _damaged(self, what: str) -> MtzooError:
-        return MtzooError(f"the clip store {self.root} is damaged: {what}; prepare it again")
+    def _damaged(self, what: str) -> DamagedError:
+        return DamagedError(f"the clip store {self.root} is damaged: {what}; prepare it again")
 
     def _parse(self, manifest: Mapping[str, Any]) -> None:
         self.source = str(manifest["source"])
