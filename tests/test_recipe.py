@@ -230,6 +230,10 @@ def test_a_size_that_cannot_work_is_laid_to_the_key_that_says_it(tmp_path: Path)
         check_recipe(load_recipe(file))
     with pytest.raises(MtzooError, match=r"^--data.resolution: "):
         check_recipe(load_recipe(ROOT / "recipes" / "quickstart.yaml", ["--data.resolution=33"]))
+    with pytest.raises(MtzooError, match=r"got 'disc'\. A list of one is written \[disc\]$"):
+        load_recipe(ROOT / "recipes" / "quickstart.yaml", ["--data.kinds", "disc"])
+    with pytest.raises(MtzooError, match=r"got 'dsic'\. Did you mean 'disc'\?$"):
+        load_recipe(ROOT / "recipes" / "quickstart.yaml", ["--data.kinds", "dsic"])
     with pytest.raises(MtzooError, match="no kind of shape"):
         check_recipe(load_recipe(ROOT / "recipes" / "quickstart.yaml", ["--data.kinds=[]"]))
 

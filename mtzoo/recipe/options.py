@@ -10,6 +10,7 @@ what a value names for richer types; that is what keeps a stranger's recipe data
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import types
 import typing
@@ -130,13 +131,21 @@ def conform(target: type, option: str, value: object) -> object:
     """
     hint = signature(target).options[option].hint
     value = _as_lists(value)
+    fits, parsed = _parsed(target, option, value)
+    if not fits:
+        alone = not isinstance(value, list) and _parsed(target, option, [value])[0]
+        raise _mistyped(hint, value, alone)
+    return parsed
+
+
+def _parsed(target: type, option: str, value: object) -> tuple[bool, object]:
+    """Whether ``value`` has the option's type, and how the option holds it."""
     try:
         parsed = _parser(target, option).parse_object({option: value})[option]
     except ArgumentError:
-        raise _mistyped(hint, value) from None
-    if not _kept(value, parsed) or (value is None and not _accepts_null(hint)):
-        raise _mistyped(hint, value)
-    return parsed
+        return False, None
+    null = value is None and not _accepts_null(signature(target).options[option].hint)
+    return _kept(value, parsed) and not null, parsed
 
 
 def deny_imports() -> None:
@@ -172,10 +181,14 @@ def _bare(hint: Any) -> str:
     return "bool" if hint is bool else describe(hint)
 
 
-def _mistyped(hint: Any, value: object) -> MistypedError:
+def _mistyped(hint: Any, value: object, alone: bool) -> MistypedError:
+    """The error about ``value``, which would do as a list of one if ``alone``."""
     close = ""
     literals = [a for a in _flat(hint) if isinstance(a, str)]
-    if isinstance(value, str) and literals:
+    if alone:
+        one = value if isinstance(value, str) and re.fullmatch(r"\w+", value) else show(value)
+        close = f" A list of one is written [{one}]"
+    elif isinstance(value, str) and literals:
         close = did_you_mean(value, literals)
     return MistypedError(f"expected {describe(hint)}, got {show(value)}.{close}".rstrip("."))
 
