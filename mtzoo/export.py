@@ -115,14 +115,22 @@ def _licence(recipe: Recipe, config: dict[str, Any]) -> str:
 
 def _round(model: Model, dtype: str) -> None:
     """Round the weights; numbers of other kinds, such as counters, stay."""
+    if (name := _not_finite(model)) is not None:
+        raise MtzooError(
+            f"{name} is not finite: the training went wrong; take an earlier checkpoint"
+        )
     model.generators().to(DTYPES[dtype])
-    for name, value in model.generators().state_dict().items():
-        if not value.isfinite().all():
-            raise MtzooError(
-                f"{name} does not fit into {dtype}: a weight is too large; use --dtype bf16"
-                if dtype == "fp16"
-                else f"{name} is not finite: the training went wrong; take an earlier checkpoint"
-            )
+    if (name := _not_finite(model)) is not None:
+        wider = "bf16" if dtype == "fp16" else "fp32"
+        raise MtzooError(
+            f"{name} does not fit into {dtype}: a weight is too large; use --dtype {wider}"
+        )
+
+
+def _not_finite(model: Model) -> str | None:
+    """The first of the weights that holds a number that is none, or is infinite."""
+    state = model.generators().state_dict()
+    return next((name for name, value in state.items() if not value.isfinite().all()), None)
 
 
 def _trained_for(steps: Mapping[str, int] | None) -> str:

@@ -169,6 +169,19 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     safetensors.torch.save_file(state, file)
     said = refused(cli("export", "--model", large, "--output", output))
     assert f"{name} does not fit into fp16: a weight is too large; use --dtype bf16" in said
+    fits = state[name]
+    for number, dtype, says in (
+        (3.4e38, "bf16", "does not fit into bf16: a weight is too large; use --dtype fp32"),
+        (torch.nan, "fp16", "is not finite: the training went wrong"),
+        (torch.inf, "bf16", "is not finite: the training went wrong"),
+        (torch.nan, "fp32", "is not finite: the training went wrong"),
+    ):
+        state[name] = torch.full_like(fits, number)
+        safetensors.torch.save_file(state, file)
+        said = refused(cli("export", "--model", large, "--output", output, "--dtype", dtype))
+        assert f"{name} {says}" in said
+    state[name] = fits
+    safetensors.torch.save_file(state, file)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bare", "large"]
     assert cli("export", "--model", large, "--output", output, "--dtype", "bf16")[0] == 0
     assert "is there already" in refused(cli("export", "--model", run, "--output", output))
