@@ -113,6 +113,8 @@ def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str])
         ("ls --nmes", "mtzoo ls has no option --nmes.", "Did you mean --names?"),
         ("ls models extra", "'extra' was not expected", "mtzoo ls --help"),
         ("ls modells", "unknown kind 'modells'.", "Did you mean 'models'?"),
+        ("ls recipe", "unknown kind 'recipe'.", "Did you mean 'recipes'?"),
+        ("ls foo", "unknown kind 'foo'. Kinds: content_encoders, ", ", recipes, pretrained"),
         ("show content_encoder dcgn", "unknown content encoder 'dcgn'.", "Did you mean 'dcgan'?"),
         ("show content_encoder", "the following arguments are required: NAME", "show --help"),
         ("fit", "mtzoo fit needs --recipe", "--resume"),

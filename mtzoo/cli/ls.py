@@ -37,10 +37,15 @@ def run(args: argparse.Namespace) -> int:
 
         return _along(args, known_pretrained(), about)
 
-    from mtzoo.errors import MtzooError
+    from mtzoo.errors import MtzooError, did_you_mean
     from mtzoo.registries import REGISTRIES, registry
 
-    chosen = [registry(args.kind)] if args.kind else list(REGISTRIES.values())
+    try:
+        chosen = [registry(args.kind)] if args.kind else list(REGISTRIES.values())
+    except MtzooError:
+        kinds = (*REGISTRIES, "recipes", "pretrained")
+        near = did_you_mean(args.kind.strip().lower().replace("-", "_"), kinds)
+        raise MtzooError(f"unknown kind {args.kind!r}.{near} Kinds: {', '.join(kinds)}") from None
     rows: list[tuple[str, ...]] = []
     for found in chosen:
         try:
