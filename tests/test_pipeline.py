@@ -214,18 +214,32 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     assert "nothing to do" in second.lines()[-1]
 
 
-@pytest.mark.parametrize("what", ["options", "source"])
-def test_another_store_in_the_way_is_refused_and_kept(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "changes", "says"),
+    [
+        (NAMES, {"options": {"margin": 3}}, "with other options (margin 2, not 3)"),
+        (NAMES, {"options": {}}, "with other options (margin 2, not null)"),
+        (NAMES, {"source_set": "found"}, "of another kind of source (made)"),
+        (NAMES, {}, "of these files before some of them changed"),
+        ((*NAMES, "eta"), {}, "of these files before eta came"),
+        (NAMES[1:3], {}, "of these files before alpha, copy of alpha, delta and 2 more went"),
+        ((*NAMES[1:], "eta", "theta"), {}, "of these files before eta, theta came and alpha went"),
+        (("eta",), {}, "of other files"),
+    ],
+)
+def test_another_store_in_the_way_is_refused_and_kept(
+    tmp_path: Path, names: Sequence[str], changes: dict, says: str
+) -> None:
     first = run(preparation(tmp_path, NAMES))
     before = content(first.output)
-    if what == "options":
-        other = preparation(tmp_path, NAMES, options={"margin": 3})
-    else:
+    if names == NAMES and not changes:
         (tmp_path / "source" / "delta").write_text("grown")
-        other = preparation(tmp_path, NAMES)
-    with pytest.raises(MtzooError, match="another source or with other options") as caught:
-        run(other)
-    assert str(first.output) in str(caught.value)
+    with pytest.raises(MtzooError) as caught:
+        run(preparation(tmp_path, names, **changes))
+    assert str(caught.value) == (
+        f"{first.output} holds a clip store {says}; remove it to prepare it anew, or name "
+        "another output folder"
+    )
     assert content(first.output) == before
 
 

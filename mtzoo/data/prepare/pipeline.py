@@ -359,11 +359,12 @@ def _earlier(preparation: Preparation[T], inputs: str) -> Report | None:
     root = check_target(preparation.output)
     if not (root / MANIFEST).is_file():
         return None
-    manifest = ClipStore(root).manifest
+    store = ClipStore(root)
+    manifest = store.manifest
     if manifest.get("inputs") != inputs:
         raise MtzooError(
-            f"{root} holds a clip store of another source or with other options; remove it or "
-            "name another output folder"
+            f"{root} holds a clip store {_difference(preparation, store)}; remove it to prepare it "
+            "anew, or name another output folder"
         )
     try:
         report = json.loads((root / REPORT).read_text(encoding="utf-8"))
@@ -380,6 +381,36 @@ def _earlier(preparation: Preparation[T], inputs: str) -> Report | None:
             skipped=list(manifest["left_out"]),
             unchanged=True,
         )
+
+
+def _difference(preparation: Preparation[T], store: ClipStore) -> str:
+    """What a store was made of or with that is not so now, after ``a clip store``."""
+    if store.source != preparation.source_set:
+        return f"of another kind of source ({store.source})"
+    had = store.manifest.get("preparation", {})
+    now = json.loads(json.dumps(dict(preparation.options)))
+    other = [key for key in {**had, **now} if had.get(key) != now.get(key)]
+    if other:
+        told = (
+            f"{key} {json.dumps(had.get(key))}, not {json.dumps(now.get(key))}" for key in other
+        )
+        return f"with other options ({'; '.join(told)})"
+    # A file of many videos names each with a # and its number.
+    then = [*(entry.source for entry in store.entries())]
+    then += [str(item["source"]) for item in store.manifest.get("left_out", ())]
+    asked = [task.source for task in preparation.tasks]
+    asked += [item.source for item in preparation.left_out]
+    before, after = ({name.partition("#")[0] for name in names} for names in (then, asked))
+    if not before & after:
+        return "of other files"
+    changes = {"came": sorted(after - before), "went": sorted(before - after)}
+    told = [f"{_some(names)} {how}" for how, names in changes.items() if names]
+    return f"of these files before {' and '.join(told) or 'some of them changed'}"
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _outcomes(
