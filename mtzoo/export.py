@@ -91,13 +91,13 @@ def export(
 
 
 def _licence(recipe: Recipe, config: dict[str, Any]) -> str:
-    def found(data: Mapping[str, Any]) -> bool:
-        return datasets.get(str(data["name"])).on_disk
+    def rendered(data: Mapping[str, Any]) -> bool:
+        return not datasets.get(str(data["name"])).on_disk
 
     other = (config.get("prior") or {}).get("data")  # that its prior was learned from
-    if other and not found(other):
+    if other and rendered(other):
         other = None
-    if not other and not found(recipe.data):
+    if not other and rendered(recipe.data):
         return LICENCE
     stated = config.get("licence", "not stated")
     if stated == "not stated" or other:

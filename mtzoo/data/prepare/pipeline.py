@@ -504,6 +504,9 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 @contextlib.contextmanager
 def _held(number: signal.Signals) -> Iterator[None]:
     """Let a signal wait until the block is done; processes started in it never receive it."""
+    if not hasattr(signal, "pthread_sigmask"):  # not on this system
+        yield
+        return
     heard: list[tuple[int, FrameType | None]] = []
     # Processes inherit the mask, and other threads of this one may still take the signal, which
     # Python then hands to the main thread: so both, a mask and a handler.
