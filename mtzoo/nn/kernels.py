@@ -58,8 +58,8 @@ def double_size(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> 
 
     Returns:
         ``(N, outputs, 2 H, 2 W)`` in channels_last, same type; sums are in float32. float32 is
-        multiplied as ``torch.backends.cudnn.conv.fp32_precision`` says, where TF32 drops the bits
-        that cuDNN rounds: errors are about three times as large, and lean to 0.
+        multiplied as ``torch.backends.cudnn.conv.fp32_precision`` says; for TF32 the bits that
+        cuDNN rounds are dropped, so that results lean to 0.
 
     Raises:
         RuntimeError: Triton is not installed, or ``x``, weight or bias lies otherwise.
