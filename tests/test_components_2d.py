@@ -635,6 +635,37 @@ def test_a_layered_generator_moves_layers_of_the_picture_and_nothing_else() -> N
         assert (generator(content, motion, picture) == -1).all()
 
 
+def test_nothing_of_a_layer_is_left_behind_where_the_background_is_spread_from_around_it() -> None:
+    options = {"width": 4, "inpainting": "pull_push"}
+    generator = LayeredImageGenerator(32, 3, 4, 4, **options).eval()  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    content, motion = torch.randn(2, 4), torch.randn(2, 5, 4)
+    picture = (torch.arange(32.0) / 32).expand(2, 3, 32, 32).clone()
+    shape = torch.zeros(2, 1, 32, 32, dtype=torch.bool)
+    shape[..., 12:20, 10:22] = True
+    hidden = torch.where(shape, torch.rand(2, 3, 32, 32), picture)
+    # What it paints is the picture, with the shape; where it takes the layer to lie is given.
+    inputs = []
+    for shown in (picture, hidden):
+        head = torch.zeros(2, 1 + 2 * 4, 32, 32)
+        head[:, :1] = torch.where(shape, 30.0, -30.0)
+        head[:, [4, 8]] = 30.0  # the picture's own colours
+        generator.head.register_forward_hook(lambda *_, head=head: head)
+        with torch.no_grad():
+            inputs.append(generator.take_apart(content, shown))
+            generator.there.output.bias.view(2, 3)[0, 2] = 9.0  # away
+            video = generator(content, motion, shown)
+        torch.testing.assert_close(video, inputs[-1][0][:, None].expand(-1, 5, -1, -1, -1))
+        assert (video - picture[:, None]).abs().max() < 0.08
+        torch.testing.assert_close(
+            video[..., 22:], picture[:, None, ..., 22:].expand_as(video[..., 22:])
+        )
+    torch.testing.assert_close(inputs[0][0], inputs[1][0])
+    assert generator.state_dict().keys() == LayeredImageGenerator(32, 3, 4, 4).state_dict().keys()
+    with pytest.raises(MtzooError, match="inpainting is 'filled'; it must be one of painted, pull"):
+        LayeredImageGenerator(32, 3, 4, 4, inpainting="filled")  # type: ignore[arg-type]
+
+
 def turner(**options: int) -> LayeredImageGenerator:
     torch.manual_seed(3)
     return LayeredImageGenerator(32, 3, 4, 4, width=4, turns=8, **options).eval()

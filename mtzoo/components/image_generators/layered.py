@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,16 @@ from mtzoo.nn.blocks2d import (
     conv_down,
     stage_widths,
 )
+from mtzoo.nn.inpaint import pull_push
 from mtzoo.nn.norm import Norm, initialise_, needs_bias, norm2d
 from mtzoo.nn.warp import warp_affine
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card
 
 WHO = "image generator 'layered'"
+
+Inpainting = Literal["painted", "pull_push"]
+"""What the background is where a layer hides it: as painted, or spread from around the layer."""
 
 
 class _Maps(nn.Module):
@@ -199,6 +204,10 @@ class LayeredImageGenerator(ImageGenerator):
             the frames, and the picture's code how large it is there beside the same. Else what is
             read off a large thing makes the thing of another picture as large. Needs ``turns``;
             frames of a video then have to be painted together.
+        inpainting: What the background shows behind layers. ``"painted"``: what the U-Net paints
+            there, which sees the layer and leaves traces of it. ``"pull_push"``: what lies around
+            the layer, spread smoothly (`mtzoo.nn.inpaint`). It learns no more of a background than
+            it sees, but nothing of the layer is left behind; it costs no weights.
 
     Attributes:
         held: Whether painted frames teach poses alone, and not what is moved by them; where that
@@ -224,6 +233,7 @@ class LayeredImageGenerator(ImageGenerator):
         norm: Norm = "batch",
         turns: int = 0,
         relative_sizes: bool = False,
+        inpainting: Inpainting = "painted",
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
@@ -243,9 +253,15 @@ class LayeredImageGenerator(ImageGenerator):
                 f"{WHO}: relative_sizes needs layers that are shifted, scaled and turned; "
                 "set turns (16, say)"
             )
+        if inpainting not in get_args(Inpainting):
+            raise MtzooError(
+                f"{WHO}: inpainting is {inpainting!r}; it must be one of "
+                f"{', '.join(get_args(Inpainting))}"
+            )
         self.resolution = resolution
         self.channels = channels
         self.layers = layers
+        self.inpainting = inpainting
         self.relative_sizes = relative_sizes
         self.held = False
         bias = needs_bias(norm)
@@ -435,4 +451,8 @@ class LayeredImageGenerator(ImageGenerator):
             own = x[:, :, self.channels :].sigmoid()
             colours = torch.lerp(colours, picture.float()[:, None], own)
         opacity = opacity.sigmoid().unsqueeze(2)
-        return colours[:, 0], torch.cat((colours[:, 1:] * opacity, opacity), 2)
+        background = colours[:, 0]
+        if self.inpainting == "pull_push":
+            # Squared, since a pixel half hidden still has the colour of what hides it.
+            background = pull_push(background, (1 - opacity.amax(1)).square())
+        return background, torch.cat((colours[:, 1:] * opacity, opacity), 2)
