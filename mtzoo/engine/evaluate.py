@@ -66,12 +66,12 @@ def evaluate(
 
     Returns:
         - ``reconstruction_psnr``, dB: V taken apart and put together, against V, the frames after
-          the first, which repeating the first frame would have for nothing;
+            the first, which repeating the first frame would have for nothing;
         - ``reconstruction_l1``: the same as mean absolute error in [0, 1];
         - ``still_psnr``, dB: the first frame of V repeated, against the same frames; what no
-          motion scores;
+            motion scores;
         - with a truth, in dB against it: ``transfer_psnr``, the model's transfer; ``copy_psnr``,
-          the target image repeated; ``source_psnr``, the source video as it is.
+            the target image repeated; ``source_psnr``, the source video as it is.
     """
     training = model.training
     model.eval()
