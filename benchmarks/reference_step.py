@@ -172,8 +172,9 @@ class Reference:
         """G_T: the code and the time, two LSTM layers, a linear layer, layer norm."""
         prefix = "networks.motion_generator."
         half = (self.inputs - code.shape[1]) // 2
-        periods = 4.0 * (256.0 / 4.0) ** (torch.arange(half) / max(half - 1, 1))
-        angles = 2 * torch.pi * torch.arange(frames)[:, None] / periods
+        device = code.device
+        periods = 4.0 * (256.0 / 4.0) ** (torch.arange(half, device=device) / max(half - 1, 1))
+        angles = 2 * torch.pi * torch.arange(frames, device=device)[:, None] / periods
         steps = torch.cat([angles.sin(), angles.cos()], 1).expand(len(code), -1, -1)
         x = torch.cat([code[:, None].expand(-1, frames, -1), steps.to(code.dtype)], 2)
         names = [
@@ -282,7 +283,8 @@ class Reference:
         first, y = batch.video[:, 0], batch.target
 
         def pick(video: Tensor, stream: int) -> Tensor:
-            return video[torch.arange(len(video)), draws.integers(*video.shape[:2], stream)]
+            rows = torch.arange(len(video), device=video.device)
+            return video[rows, draws.integers(*video.shape[:2], stream)]
 
         frame = pick(batch.video, paper._FRAME_V)
         image = F.softplus(-self.judge_pair(first, frame)).mean()
@@ -322,7 +324,8 @@ class Reference:
         first, y = batch.video[:, 0], batch.target
 
         def pick(video: Tensor, stream: int) -> Tensor:
-            return video[torch.arange(len(video)), draws.integers(*video.shape[:2], stream)]
+            rows = torch.arange(len(video), device=video.device)
+            return video[rows, draws.integers(*video.shape[:2], stream)]
 
         image = 0.5 * F.softplus(-self.judge_pair(first, pick(own, paper._FRAME_X))).mean()
         video_loss = F.softplus(-self.judge_video(own)).mean()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mtzoo.engine.profile import distance
 from mtzoo.engine.step import Step
@@ -85,3 +88,36 @@ def test_the_distance_sees_another_weight():
     _, step, reference = both()
     reference.options["lambda_1"] *= 1.001
     assert max(steps(step, reference, 20_000, 1)) > 1e-5
+
+
+class PlacedDraws(Draws):
+    """Draws without the pinned memory that a tensor without values cannot have."""
+
+    def _moved(self, values: Tensor) -> Tensor:
+        return values.to(self.device)
+
+
+def test_the_reference_runs_on_a_gpu(monkeypatch):
+    # Tensors that know their device and no values stand for a GPU's; what mixes devices raises.
+    # The backward pass, which asks the driver for the GPU, is left out.
+    monkeypatch.setattr(torch.Tensor, "backward", lambda _: None)
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+    recipe = load_recipe(reference_step.RECIPE, NARROW)
+    model = build_model(recipe.model, resolution=32, channels=3)
+    names, sizes = [(name, None) for name, _ in model.named_parameters()], model.state_dict()
+    gpu = torch.device("cuda", 0)
+    with FakeTensorMode():
+        state = {
+            name: torch.empty(value.shape, dtype=value.dtype, device=gpu)
+            for name, value in sizes.items()
+        }
+        weights: Any = SimpleNamespace(state_dict=lambda: state, named_parameters=lambda: names)
+        reference = reference_step.Reference(weights, recipe)
+        video = torch.empty(2, 8, 3, 32, 32, device=gpu)
+        code = torch.empty(2, model.motion_dim, device=gpu)
+        for together in (True, False):
+            made = reference.sample(video[:, 0], code, 8, together=together)
+            assert (made.shape, made.device) == (video.shape, gpu)
+        draws = PlacedDraws(0, 20_000, 0, 2, gpu)
+        found = reference(20_000, Batch(video, video, video[:, 0]), draws)
+    assert all(value.device == gpu for terms in found.values() for value in terms.values())
