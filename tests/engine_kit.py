@@ -15,7 +15,6 @@ from mtzoo.engine import launch
 from mtzoo.engine.pending import Pending
 from mtzoo.recipe import Recipe, load_recipe
 
-# Norms that treat samples one by one, so that sharing a batch among processes changes nothing.
 TINY = """
 seed: 3
 data: {name: shapes, resolution: 32, frames: 8}
@@ -42,11 +41,12 @@ engine:
 """
 
 
-def tiny(folder: Path, *, store: str = "", **engine: object) -> Recipe:
-    """The tiny recipe with engine options changed, or fed from the clip store at an address."""
+def tiny(folder: Path, *, store: str = "", norm: str = "instance", **engine: object) -> Recipe:
+    """The tiny recipe with other engine options, another norm, or a clip store's pairs."""
     path = folder / "tiny.yaml"
     clips = f"data: {{name: clips, root: {store!r}, frames: 8}}"
-    path.write_text(re.sub("data: .*", clips, TINY) if store else TINY, encoding="utf-8")
+    text = TINY.replace("norm: instance", f"norm: {norm}")
+    path.write_text(re.sub("data: .*", clips, text) if store else text, encoding="utf-8")
     return load_recipe(path, [f"--engine.{name}={value}" for name, value in engine.items()])
 
 

@@ -68,6 +68,31 @@ def test_two_processes_are_one(tmp_path: Path, alone: Path, capfd: pytest.Captur
 
 
 @pytest.mark.slow
+def test_batch_norm_is_that_of_the_global_batch(tmp_path: Path):
+    common = {"norm": "batch", "steps": STEPS, "gradient_clip": 1.0}
+    fit(tiny(tmp_path, **common), tmp_path / "one")
+    fit(tiny(tmp_path, devices=2, **common), tmp_path / "two")
+    compare(tmp_path / "two", tmp_path / "one")
+    one, two = (newest(tmp_path / run)["generators"] for run in ("one", "two"))
+    names = [name for name in one if "running" in name]
+    assert len(names) > 10
+    for name in names:  # those of the average's weights differ as these do
+        torch.testing.assert_close(two[name], one[name], rtol=0.01, atol=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_two_gpus_are_one(tmp_path: Path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"needs two NVIDIA GPUs for NCCL and torch finds {torch.cuda.device_count()}")
+    common = {"norm": "batch", "steps": STEPS, "gradient_clip": 1.0, "accelerator": "cuda"}
+    common["precision"] = "fp32"
+    fit(tiny(tmp_path, **common), tmp_path / "one")
+    fit(tiny(tmp_path, devices=2, **common), tmp_path / "two")
+    compare(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_torchrun_starts_the_processes(tmp_path: Path, alone: Path):
     script = tmp_path / "train.py"
     script.write_text(

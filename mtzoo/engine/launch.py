@@ -28,6 +28,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from mtzoo.engine.options import EngineOptions
 from mtzoo.errors import MtzooError
+from mtzoo.nn.sync import processes
 
 
 def launched_outside() -> bool:
@@ -103,11 +104,6 @@ def has_bf16(accelerator: str) -> bool:
     if accelerator == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def leave() -> None:

@@ -48,9 +48,8 @@ def fit(recipe: Recipe, output: str | os.PathLike[str], *, resume: bool = False)
     built and a first batch has been loaded.
 
     With several processes (``engine.devices``, or torchrun's) a step gives the same result as one
-    process with the same global batch, up to rounding, as long as the parts treat samples one by
-    one: batch norm sees a process's share only, and parts that draw from torch's global
-    generators draw differently on each process.
+    process with the same global batch, up to rounding: batch norm takes its statistics over all
+    of them. Parts that draw from torch's global generators draw differently on each process.
 
     Args:
         recipe: What to train.
@@ -203,6 +202,8 @@ class _Run:
             )
         if self.options.cuda_graph and where != "cuda":
             say("engine.cuda_graph: there is no GPU here to record steps for; they run as they are")
+        for kind in self.learn.unsynchronised:
+            say(f"warning: {kind} normalises over each process's share of a batch alone")
         if resume:
             self._resume(say)
         self._check_alike()

@@ -22,6 +22,7 @@ from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.schedule import scale
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, Component, Draws, Model, Objective
+from mtzoo.nn.sync import synchronise_
 
 Half = Literal["generators", "discriminators"]
 HALVES: tuple[Half, ...] = ("generators", "discriminators")
@@ -49,6 +50,8 @@ class Step:
         optimizers: One for each half that has any.
         rates: The learning rates of the newest step, by half.
         average: The averaged generators, where the recipe averages.
+        unsynchronised: Types of batch norms that see only their process's share of a batch: with
+            several processes all others take their statistics over the whole of it.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Step:
             for half, parameters in self.learning.items()
             if parameters
         }
+        self.unsynchronised = synchronise_(model) if launch.processes() > 1 else []
         self.average = Average(model, options.ema_decay) if options.ema_decay else None
         if options.compile:
             compile_parts(model)
