@@ -19,6 +19,8 @@ from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.profile import REST, Attributed, profile, variants
 from mtzoo.engine.step import Step
 from mtzoo.errors import MtzooError
+from mtzoo.interfaces import Component
+from mtzoo.recipe import load_recipe
 
 
 def test_costs_by_hand():
@@ -76,6 +78,56 @@ def test_operations_go_to_the_component_that_made_them():
     assert sum(parts) == tally.cost.operations
     assert not one._forward_hooks
     assert isinstance(tally, Tally)
+
+
+class Two(Component):
+    """A component that is called otherwise than by its forward, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def look(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.look(x).relu())
+
+
+def test_other_methods_of_a_component_are_its_own():
+    part = Two()
+    tally = Attributed({"two": part}, torch.device("cpu"))
+    x = torch.randn(3, 4, requires_grad=True)
+    with tally.watching():
+        loss = (part.look(x=x) ** 2).sum()
+        loss.backward()
+    found = tally.shares["two"]
+    assert (found.forward.flops, found.backward.flops, found.calls) == (192, 2 * 192, 1)
+    assert tally.shares[REST].backward.flops == 0
+    with tally.watching():
+        part(x)
+    assert (found.forward.flops, found.calls) == (192 + 192 + 96, 2)
+    assert "look" not in vars(part)
+    assert not part._forward_hooks
+
+
+def test_little_of_a_step_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Its objective takes layers apart and puts them together itself, by the generator's methods.
+    path = tmp_path / "plus.yaml"
+    path.write_text("base: dual_mtgan_plus_shapes\n", encoding="utf-8")
+    sizes = {"content_encoder.width": 4, "motion_encoder.width": 4, "motion_encoder.terms": 4}
+    sizes |= {"motion_generator.hidden": 8, "image_generator.width": 4, "image_generator.turns": 4}
+    small = [f"--model.{name}={value}" for name, value in sizes.items()]
+    small += ["--data.resolution=32", "--data.frames=8", "--objective.align_steps=0"]
+    monkeypatch.setattr("mtzoo.engine.profile.variants", lambda *_: {})
+    result = profile(load_recipe(path, small), batch_size=1, repeats=1)
+    named = {part["name"]: part for part in result["components"]}
+    operations = {
+        name: part["forward"]["operations"] + part["backward"]["operations"]
+        for name, part in named.items()
+    }
+    assert operations[REST] < 0.3 * sum(operations.values()), operations
+    assert named["image_generator"]["calls"] > 3
 
 
 # torch._dynamo looks at .grad of whatever enters a compiled part, codes as well.

@@ -1,16 +1,19 @@
 """Where a recipe's training step spends its time, on this machine, and what would make it faster.
 
-Every operation of one step is timed and put down to the component whose forward made it: during
-the backward pass by the node of the autograd graph that runs, which the forward has marked.
+Every operation of one step is timed and put down to the component whose forward, or whose other
+public method, made it: during the backward pass by the node of the autograd graph that runs, which
+the call has marked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,12 +43,12 @@ class Share:
 
     Attributes:
         parameters: How many numbers it learns.
-        calls: Forward calls in the step.
+        calls: Calls of it from outside in the step, of its forward or of another method.
         forward: What those cost.
         backward: What the backward passes through them cost.
-        forward_seconds: Time of the forward calls' operations.
+        forward_seconds: Time of the calls' operations.
         backward_seconds: Time of the backward passes' operations.
-        kept: Bytes that the forward calls added and left for the backward pass.
+        kept: Bytes that the calls added and left for the backward pass.
     """
 
     parameters: int = 0
@@ -83,32 +86,20 @@ class Attributed(Tally):
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Count what runs inside."""
-        handles = []
-        for name, part in self._parts.items():
-            handles.append(part.register_forward_pre_hook(self._entering(name)))
-            handles.append(part.register_forward_hook(self._leaving(name), always_call=True))
-        try:
-            with self:
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with _around(self._parts, self._enter, self._leave), self:
+            yield
 
-    def _entering(self, name: str) -> Any:
-        def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
-            self._inside.append(name)
+    def _enter(self, name: str) -> None:
+        if name not in self._inside:
             self.shares[name].calls += 1
             self.shares[name].kept -= self._held
+        self._inside.append(name)
 
-        return enter
-
-    def _leaving(self, name: str) -> Any:
-        def leave(_: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-            self._inside.pop()
+    def _leave(self, name: str, given: Any, result: Any) -> None:
+        self._inside.pop()
+        if name not in self._inside:
             self.shares[name].kept += self._held
-            _mark(result, args, name)
-
-        return leave
+        _mark(result, given, name)
 
     def _call(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         began = time.perf_counter()
@@ -133,6 +124,60 @@ class Attributed(Tally):
             share.backward_seconds += self._seconds
         else:
             share.forward_seconds += self._seconds
+
+
+@contextlib.contextmanager
+def _around(
+    parts: Mapping[str, nn.Module],
+    enter: Callable[[str], object],
+    leave: Callable[[str, Any, Any], object],
+) -> Iterator[None]:
+    """Tell of each call of a part: by hooks of its forward, by wrapping its other public methods.
+
+    Args:
+        parts: By name.
+        enter: Is given the name.
+        leave: Is given the name, what the call was given and its result.
+    """
+
+    def wrapped(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*given: Any, **named: Any) -> Any:
+            enter(name)
+            result = None
+            try:
+                result = method(*given, **named)
+            finally:
+                leave(name, (given, named), result)
+            return result
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for name, part in parts.items():
+            before = part.register_forward_pre_hook(lambda *_, name=name: enter(name))
+            after = part.register_forward_hook(
+                lambda _, given, named, result, name=name: leave(name, (given, named), result),
+                with_kwargs=True,
+                always_call=True,
+            )
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+            for method in _methods(part):
+                vars(part)[method] = wrapped(name, getattr(part, method))
+                stack.callback(vars(part).pop, method)
+        yield
+
+
+def _methods(part: nn.Module) -> list[str]:
+    """Names of a component's public methods but ``forward``, without those of every module."""
+    return [
+        name
+        for kind in type(part).__mro__
+        if kind is not Component and issubclass(kind, Component)
+        for name, value in vars(kind).items()
+        if inspect.isfunction(value) and not name.startswith("_") and name != "forward"
+    ]
 
 
 def _notes(node: Any) -> dict[str, Any]:
@@ -320,24 +365,13 @@ def _trace(run: Any, path: Path, parts: Mapping[str, nn.Module]) -> None:
     """Write one step's trace, with components and phases as ranges."""
     open_: list[Any] = []
 
-    def enter(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            open_.append(torch.profiler.record_function(name))
-            open_[-1].__enter__()
-
-        return hook
+    def enter(name: str) -> None:
+        open_.append(torch.profiler.record_function(name))
+        open_[-1].__enter__()
 
     def leave(*_: Any) -> None:
         open_.pop().__exit__(None, None, None)
 
-    handles = []
-    for name, part in parts.items():
-        handles.append(part.register_forward_pre_hook(enter(name)))
-        handles.append(part.register_forward_hook(leave))
-    try:
-        with torch.profiler.profile() as recorded:
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _around(parts, enter, leave), torch.profiler.profile() as recorded:
+        run()
     recorded.export_chrome_trace(str(path))
