@@ -35,6 +35,7 @@ from mtzoo.engine.schedule import scale
 from mtzoo.engine.step import compile_parts
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Model, Phase, as_video
+from mtzoo.nn.norm import spectral
 from mtzoo.objectives.dual_mtgan import DualMTGANObjective
 from mtzoo.recipe import load_recipe
 from mtzoo.weights import load_model
@@ -656,3 +657,22 @@ def test_the_average_by_hand():
     assert average.model.layer.running_mean.item() == pytest.approx((2.7 + 3.0) / 2)
     assert not average.model.training
     assert model.layer.weight.item() == 2.0
+
+
+def test_vectors_of_spectral_norm_are_copied_and_not_averaged():
+    torch.manual_seed(0)
+    model = One()
+    model.layer = spectral(nn.Conv2d(3, 4, 3), True)
+    average = Average(model, 0.9)
+    for step in range(100, 110):
+        with torch.no_grad():
+            model.layer.parametrizations.weight.original.normal_()
+        for _ in range(20):
+            model.layer.weight  # noqa: B018  # a power iteration
+        average.update(step)
+    kept, new = (part.layer.parametrizations.weight[0] for part in (average.model, model))
+    assert torch.equal(kept._u, new._u)
+    assert torch.equal(kept._v, new._v)
+    assert kept._u.data_ptr() != new._u.data_ptr()
+    weights = [part.layer.parametrizations.weight.original for part in (average.model, model)]
+    assert not torch.equal(*weights)
