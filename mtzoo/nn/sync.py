@@ -81,10 +81,6 @@ class _Normalised(torch.autograd.Function):
         return given, for_weight, for_bias, None
 
 
-# Collectives are in no compiler's graph.
-_normalised: Any = torch.compiler.disable(_Normalised.apply)
-
-
 def _wide(values: Tensor) -> Tensor:
     """Statistics of half precision are in float32."""
     return values if values.dtype == torch.float64 else values.float()
@@ -100,14 +96,14 @@ class _Synchronised(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or processes() == 1:
             return super().forward(input)
-        return self._over_all(input)
+        return _uncompiled(self, input)
 
     def _over_all(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         count = processes() * (x.numel() // x.shape[1])
         if count < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got {count}")
-        made, mean, variance = _normalised(x, self.weight, self.bias, self.eps)
+        made, mean, variance = _Normalised.apply(x, self.weight, self.bias, self.eps)
         if self.track_running_stats:
             self._remember(mean, variance * (count / (count - 1)))
         return made
@@ -123,6 +119,14 @@ class _Synchronised(_BatchNorm):
             share = 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+def _call(layer: _Synchronised, x: Tensor) -> Tensor:
+    return layer._over_all(x)
+
+
+# Collectives are in no compiler's graph.
+_uncompiled: Any = torch.compiler.disable(_call)
 
 
 class SyncBatchNorm1d(_Synchronised, nn.BatchNorm1d):
