@@ -13,7 +13,7 @@ from engine_kit import TINY, tiny
 from torch import nn
 
 from mtzoo.cli import main
-from mtzoo.engine import launch
+from mtzoo.engine import launch, measure
 from mtzoo.engine.measure import Tally, cost, floor, in_turn, ratio
 from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.profile import REST, Attributed, profile, variants
@@ -41,6 +41,29 @@ def test_costs_by_hand():
 def test_a_product_is_two_flops_a_multiply_add():
     a, b = torch.zeros(3, 5), torch.zeros(5, 7)
     assert cost(lambda: a @ b).flops == 2 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_recurrent_layers_are_counted(inference: bool):
+    layer = nn.LSTM(5, 8, 2, batch_first=True)
+    x = torch.randn(3, 7, 5, requires_grad=True)
+    by_hand = 2 * 3 * 7 * 4 * 8 * ((5 + 8) + (8 + 8))
+    with torch.inference_mode(inference):
+        assert cost(lambda: layer(x)).flops == by_hand
+    made = layer(x)[0].sum()
+    assert cost(made.backward).flops == 2 * by_hand
+
+
+def test_recurrent_layers_are_counted_by_what_a_gpu_calls():
+    x, weights = torch.empty(7, 3, 5), [torch.empty(32, 5), torch.empty(32, 8), torch.empty(32)]
+    forward, backward = (
+        measure._uncounted()[operation]
+        for operation in (torch.ops.aten._cudnn_rnn, torch.ops.aten._cudnn_rnn_backward)
+    )
+    by_hand = 2 * 3 * 7 * 4 * 8 * (5 + 8)
+    assert forward((x, weights), None) == by_hand
+    assert backward((x, weights, [True, False, False, True]), None) == 2 * by_hand
+    assert backward((x, weights, [True, False, False, False]), None) == by_hand
 
 
 def test_what_was_there_before_is_not_counted():

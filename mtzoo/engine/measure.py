@@ -10,7 +10,7 @@ import functools
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,8 @@ class Cost:
 
     Attributes:
         operations: Calls that reached the dispatcher below autograd, views included.
-        flops: Floating point operations of convolutions and matrix products, 2 a multiply-add.
-            Recurrent layers that run as one operation are not counted.
+        flops: Floating point operations of convolutions and matrix products, those within
+            recurrent layers included, 2 a multiply-add.
         moved: Bytes of the operands and results of all operations that are not views: what would
             go through memory if no cache held anything.
         peak: The largest number of bytes held at a time beyond what was held before.
@@ -73,8 +73,8 @@ class Tally(TorchDispatchMode):
         flops, moved = 0, 0
         if packet in flop_registry:
             flops = flop_registry[packet](*args, **kwargs, out_val=result)
-        elif packet in _packed():
-            flops = _packed()[packet](args[0], args[1], result)
+        elif packet in _uncounted():
+            flops = _uncounted()[packet](args, result)
         if not func.is_view:
             moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
         for tensor in outputs:
@@ -108,16 +108,36 @@ class Tally(TorchDispatchMode):
 
 
 @functools.cache
-def _packed() -> dict[Any, Callable[[Tensor, Tensor, Tensor], int]]:
-    """FLOPs of what `mtzoo.nn.pack` calls, of input, weight and result; torch counts none."""
-    if not can_pack():
-        return {}
-    known = torch.ops.mkldnn
-    return {
-        known._convolution_pointwise: lambda _, w, out: 2 * _places(out) * w.numel(),
-        known._convolution_transpose_pointwise: lambda x, w, _: 2 * _places(x) * w.numel(),
-        known._linear_pointwise: lambda _, w, out: 2 * out.shape[:-1].numel() * w.numel(),
+def _uncounted() -> dict[Any, Callable[[Any, Any], int]]:
+    """FLOPs of what torch counts none of, by operation: of its arguments and its result."""
+    aten = torch.ops.aten
+    found: dict[Any, Callable[[Any, Any], int]] = {
+        # Gradients of inputs and of weights take as much as the products each.
+        aten.mkldnn_rnn_layer: lambda given, _: _recurrent(given[0], given[1:3]),
+        aten.mkldnn_rnn_layer_backward: lambda given, _: 2 * _recurrent(given[0], given[1:3]),
+        aten._cudnn_rnn: lambda given, _: _recurrent(given[0], given[1]),
+        aten._cudnn_rnn_backward: lambda given, _: (
+            _recurrent(given[0], given[1]) * (1 + bool(given[-1][3]))
+        ),
     }
+    if can_pack():  # what `mtzoo.nn.pack` calls
+        known = torch.ops.mkldnn
+        found |= {
+            known._convolution_pointwise: lambda given, out: 2 * _places(out) * given[1].numel(),
+            known._convolution_transpose_pointwise: lambda given, _: (
+                2 * _places(given[0]) * given[1].numel()
+            ),
+            known._linear_pointwise: lambda given, out: (
+                2 * out.shape[:-1].numel() * given[1].numel()
+            ),
+        }
+    return found
+
+
+def _recurrent(inputs: Tensor, weights: Sequence[Tensor]) -> int:
+    """Of a recurrent layer's matrices, each of which meets each step of each sequence once."""
+    matrices = sum(weight.numel() for weight in weights if weight.dim() == 2)
+    return 2 * inputs.shape[:-1].numel() * matrices
 
 
 def _places(maps: Tensor) -> int:
