@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from engine_kit import TINY
@@ -141,3 +144,18 @@ def test_every_image_generator_folds(name):
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_folded_can_be_copied_and_pickled(dtype, copied):
+    torch.manual_seed(0)
+    whole = REGISTRIES["image_generators"].get("dcgan")(32, 3, 8, 4, width=4).eval()
+    folded = fold(whole, dtype=dtype)
+    content, motion = torch.randn(1, 8), torch.randn(1, 2, 4)
+    with torch.no_grad():
+        made = copied(folded)(content, motion)
+        assert made.dtype == torch.float32
+        assert torch.equal(made, folded(content, motion))

@@ -80,7 +80,7 @@ def fold(
             if isinstance(part, ImageGenerator):
                 part.to(dtype)
                 part.register_forward_pre_hook(_Cast(dtype), with_kwargs=True)
-                part.register_forward_hook(lambda _, __, made: made.float())
+                part.register_forward_hook(_widened)
     if pack:
         pack_(folded)
     if any(weight.is_cuda for weight in folded.parameters()):
@@ -135,6 +135,11 @@ class _Cast:
     def _cast(self, value: Any) -> Any:
         floating = isinstance(value, Tensor) and value.is_floating_point()
         return value.to(self.dtype) if floating else value
+
+
+def _widened(_: nn.Module, __: tuple[Any, ...], made: Any) -> Any:
+    """Forward hook that brings what was made back to float32."""
+    return made.float()
 
 
 def _lay_(module: nn.Module) -> None:
