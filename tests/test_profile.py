@@ -16,7 +16,7 @@ from mtzoo.cli import main
 from mtzoo.engine import launch, measure
 from mtzoo.engine.measure import Tally, cost, floor, in_turn, ratio
 from mtzoo.engine.options import EngineOptions
-from mtzoo.engine.profile import REST, Attributed, profile, variants
+from mtzoo.engine.profile import LAYOUT, REST, Attributed, profile, variants
 from mtzoo.engine.step import Step
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Component
@@ -75,6 +75,16 @@ def test_the_floor_is_the_narrower_ceiling():
     found = cost(lambda: torch.zeros(10, 10) @ torch.zeros(10, 10))
     assert floor(found, 100, (2000.0, 1e9)) == pytest.approx(1.0)
     assert floor(found, 100, (1e9, 50.0)) == pytest.approx(2.0)
+
+
+def test_ceilings_are_those_of_the_faster_of_product_and_convolution(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    times = {"product": [1.0, 2.0], "convolution": [1.0, 4.0], "copy": [0.5, 1.0]}
+    monkeypatch.setattr(measure, "in_turn", lambda runs, **_: {name: times[name] for name in runs})
+    arithmetic, traffic = measure.ceilings(torch.device("cpu"))
+    assert arithmetic == 2 * 8 * 16**2 * 256 * 256 * 4 * 4  # more than 2 * 1024^3
+    assert traffic == 4 * (64 << 20)
 
 
 def test_runs_take_turns():
@@ -175,7 +185,8 @@ def test_a_recipe_is_measured(tmp_path: Path):
     assert named["video_discriminator"]["calls"] == 2
     advice = {entry["setting"]: entry for entry in result["advice"]}
     halved = ["engine.precision: bf16"] * launch.has_bf16("cpu")
-    assert list(advice) == ["engine.compile: true", *halved]
+    assert list(advice) == ["engine.compile: true", *halved, LAYOUT]
+    assert advice[LAYOUT]["difference"] < 1e-4
     assert min(entry["gain"] for entry in advice.values()) > 0
     assert advice["engine.compile: true"]["difference"] < 1e-4
     for setting in halved:
@@ -184,8 +195,17 @@ def test_a_recipe_is_measured(tmp_path: Path):
     assert {"discriminator", "generator", "image_generator"} <= names
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_setting_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (MtzooError("step 3 cannot be recorded (why)"), "step 3 cannot be recorded (why)"),
+        (RuntimeError("\n no compiler\nmore"), "RuntimeError: no compiler"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_a_setting_that_fails_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, why: str
+):
     from mtzoo.cli.profile import text
 
     def two(options: EngineOptions, _: torch.device) -> dict[str, EngineOptions]:
@@ -194,16 +214,73 @@ def test_a_setting_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pyt
 
     def step(self: Step, *given: Any) -> Any:
         if self.options.ema_decay == 0.5:
-            raise MtzooError("step 3 cannot be recorded (why)")
+            raise fault
         return whole(self, *given)
 
     whole = Step.__call__
     monkeypatch.setattr("mtzoo.engine.profile.variants", two)
     monkeypatch.setattr(Step, "__call__", step)
     result = profile(tiny(tmp_path), batch_size=1, repeats=1)
-    assert [entry["setting"] for entry in result["advice"]] == ["a", "engine.cuda_graph: true"]
+    tried = ["a", LAYOUT, "engine.cuda_graph: true"]
+    assert [entry["setting"] for entry in result["advice"]] == tried
     said = text(result).splitlines()[-1]
-    assert said == "- engine.cuda_graph: true: does not work here: step 3 cannot be recorded (why)"
+    assert said == f"- engine.cuda_graph: true: does not work here: {why}"
+
+
+def test_what_is_measured_is_the_recipes_own_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[EngineOptions] = []
+
+    def step(self: Step, *given: Any) -> Any:
+        seen.append(self.options)
+        return whole(self, *given)
+
+    whole = Step.__call__
+    kept: list[bool] = []
+    monkeypatch.setattr(Step, "__call__", step)
+    monkeypatch.setattr("mtzoo.engine.step.compile_parts", lambda _: None)
+    monkeypatch.setattr("mtzoo.engine.profile.keep_freed", lambda: kept.append(True))
+    recipe = tiny(tmp_path, compile=True, devices=2)
+    result = profile(recipe, repeats=1)
+    assert result["batch_size"] == 2, "half of the recipe's"
+    assert {options.batch_size for options in seen} == {2}
+    assert [options.compile for options in seen[:2]] == [False, False], "components, eager"
+    assert seen[2].compile, "as it is"
+    assert result["advice"][0]["setting"] == "engine.compile: false"
+    assert kept == [True]
+
+
+def test_settings_of_the_recipe_that_fail_are_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def step(self: Step, *given: Any) -> Any:
+        if self.options.compile:
+            raise RuntimeError("no compiler")
+        return whole(self, *given)
+
+    whole = Step.__call__
+    monkeypatch.setattr(Step, "__call__", step)
+    said = r"^the recipe's engine settings do not work here: RuntimeError: no compiler; change .*$"
+    with pytest.raises(MtzooError, match=said):
+        profile(tiny(tmp_path, compile=True), batch_size=1, repeats=1)
+
+
+def test_only_changes_are_tried(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launch, "has_bf16", lambda _: True)
+    options = EngineOptions(steps=1, batch_size=1)
+    gpu = torch.device("cuda")  # where precision: auto is bf16
+    plain = variants(options, gpu)
+    assert list(plain) == [
+        "engine.compile: true",
+        "engine.precision: fp32",
+        "engine.cuda_graph: true",
+    ]
+    assert plain["engine.cuda_graph: true"] == dataclasses.replace(options, cuda_graph=True)
+    switched = dataclasses.replace(options, compile=True, cuda_graph=True, precision="fp32")
+    assert list(variants(switched, gpu)) == [
+        "engine.compile: false",
+        "engine.precision: bf16",
+        "engine.cuda_graph: false",
+    ]
 
 
 def test_bf16_is_not_tried_where_it_would_be_imitated(monkeypatch: pytest.MonkeyPatch):
@@ -241,6 +318,7 @@ def test_the_text_has_a_row_a_component_and_the_advice(tmp_path: Path):
 
     share = {"flops": 2_000_000_000, "operations": 7}
     part = {"parameters": 1234, "calls": 2, "forward": share, "backward": share, "kept": 2**20}
+    part |= {"forward_seconds": 0.001, "backward_seconds": 0.0025}
     result = {
         "recipe": "r",
         "device": "cpu",
@@ -260,8 +338,8 @@ def test_the_text_has_a_row_a_component_and_the_advice(tmp_path: Path):
     lines = text(result).splitlines()
     rows = [line for line in lines if line.startswith("|")][2:]
     assert rows == [
-        "| b | 1,234 | 2 | 2.00 | 2.00 | 14 | 75.0 | 1.0 |",
-        "| a | 1,234 | 2 | 2.00 | 2.00 | 14 | 25.0 | 1.0 |",
+        "| b | 1,234 | 2 | 2.00 | 2.00 | 14 | 3.5 | 75.0 | 1.0 |",
+        "| a | 1,234 | 2 | 2.00 | 2.00 | 14 | 3.5 | 25.0 | 1.0 |",
     ]
     assert "2.0 times what its arithmetic takes" in text(result)
     assert lines[-1] == "- s: 1.50 times as fast, losses within 1.0e-03: worth it"

@@ -17,8 +17,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "profile",
         help="measure a recipe's training step, component by component",
         description="Measure one training step of a recipe on this machine: parameters, "
-        "floating point operations, time and memory of each component; then try compilation, "
-        "bfloat16 and, on a GPU, CUDA graphs and say what they gain. Needs no data.",
+        "floating point operations, time and memory of each component; then try what the recipe "
+        "does not have of compilation, bfloat16 and, on a GPU, CUDA graphs, and another layout of "
+        "pictures, and say what they gain. Needs no data.",
         usage="mtzoo profile --recipe R.yaml [--output DIR] [--batch N] [--repeats N] "
         "[--<key of the recipe> VALUE ...]",
     )
@@ -36,7 +37,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "opens",
     )
     parser.add_argument(
-        "--batch", type=int, metavar="N", help="pairs a step (default: the recipe's)"
+        "--batch",
+        type=int,
+        metavar="N",
+        help="pairs a step (default: a process's share of the recipe's)",
     )
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="timed steps a setting (default: 3)"
@@ -83,7 +87,8 @@ def text(result: dict[str, Any]) -> str:
         "GF forward",
         "GF backward",
         "operations",
-        "time, % of the step",
+        "ms, operation by operation",
+        "time, % of all",
         "MiB kept for backward",
     )
     rows = [
@@ -94,6 +99,7 @@ def text(result: dict[str, Any]) -> str:
             f"{part['forward']['flops'] / 1e9:.2f}",
             f"{part['backward']['flops'] / 1e9:.2f}",
             part["forward"]["operations"] + part["backward"]["operations"],
+            f"{1e3 * (part['forward_seconds'] + part['backward_seconds']):.1f}",
             f"{100 * part['share']:.1f}",
             f"{part['kept'] / 2**20:.1f}",
         )
@@ -109,7 +115,7 @@ def text(result: dict[str, Any]) -> str:
         f"One step: {1e3 * step['seconds']:.1f} ms, {step['flops'] / 1e9:.1f} GF in "
         f"{step['operations']:,} operations, {step['peak'] / 2**20:.0f} MiB at most beside the "
         f"weights; {step['seconds'] / step['floor_seconds']:.1f} times what its arithmetic takes "
-        "at the speed of a large matrix product.",
+        "at the speed of a large matrix product or convolution.",
         "",
     ]
     for entry in result["advice"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import inspect
 import statistics
 import time
@@ -25,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from mtzoo.engine import launch
 from mtzoo.engine.graph import WARM_UP
 from mtzoo.engine.measure import Cost, Tally, ceilings, in_turn, ratio, wait
+from mtzoo.engine.memory import keep_freed
 from mtzoo.engine.options import EngineOptions
 from mtzoo.engine.step import Step
 from mtzoo.errors import MtzooError
@@ -33,8 +35,14 @@ from mtzoo.recipe import Recipe, build_dataset, build_model, build_objective
 
 REST = "losses, optimisers, average"
 
+LAYOUT = "pictures in NCHW"
+"""Instead of channels_last. No recipe says so: where it gains, mtzoo's layout is wrong."""
+
 WORTH = 1.1
 """Gain from which a setting is advised: less is within what a shared machine does to a timing."""
+
+
+Figures = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass
@@ -200,36 +208,42 @@ def _mark(result: Any, inputs: Any, name: str) -> None:
 def profile(
     recipe: Recipe, *, batch_size: int | None = None, repeats: int = 3, trace: Path | None = None
 ) -> dict[str, Any]:
-    """Measure one training step of a recipe, component by component, and try faster settings.
+    """Measure one training step of a recipe, component by component, and try other settings.
 
     The step has all terms of the objective switched on. Pictures are noise of the sizes that the
     recipe's data has: the cost of a step does not depend on what they show. Where the data says
-    its resolution only once it is there, and it is not, 64 is taken.
+    its resolution only once it is there, and it is not, 64 is taken. The step is that of one
+    process: without what several exchange. Components are told apart in a step that runs as it is
+    written, without compilation and graphs; the time of the step is that of the recipe's settings.
 
     Args:
         recipe: What to measure.
-        batch_size: Pairs a step; ``None`` takes the recipe's.
+        batch_size: Pairs a step; ``None`` takes a process's share of the recipe's.
         repeats: Timed steps of each setting.
         trace: Where to write a step's trace for Perfetto or ``chrome://tracing``.
 
     Returns:
         JSON values: ``recipe``, ``device``, ``batch_size``, ``resolution``, ``frames``;
         ``components`` (a list of `Share` as dictionaries, with ``name`` and ``share``, the part of
-        the step's time in [0, 1]); ``step`` (a `Cost`, ``seconds``, ``floor_seconds``: its
-        arithmetic at the speed of a large matrix product in the same precision and run);
-        ``advice`` (a list of ``setting``, ``gain``: how many times as fast, ``difference``: the
-        largest relative difference of a loss in a step from equal weights, and ``worth``; of a
-        setting that does not work here, ``failed`` says why).
+        the operations' time in [0, 1]); ``step`` (a `Cost`, ``seconds``, ``floor_seconds``: its
+        arithmetic at the speed of a large matrix product or convolution in the same precision and
+        run); ``advice`` (a list of ``setting``, ``gain``: how many times as fast as the recipe's
+        own, ``difference``: the largest relative difference of a loss in a step from equal
+        weights, and ``worth``; of a setting that does not work here, ``failed`` says why).
 
     Raises:
-        MtzooError: The recipe cannot be built, or a batch of no pairs was asked for.
+        MtzooError: The recipe cannot be built or its step does not run here, or a batch of no
+            pairs was asked for.
     """
-    options = dataclasses.replace(recipe.engine, devices=1, compile=False, cuda_graph=False)
+    share = recipe.engine.batch_size // recipe.engine.devices
     if batch_size is not None:
         if batch_size < 1:
             raise MtzooError(f"a batch of {batch_size} pairs cannot be measured; take 1 or more")
-        options = dataclasses.replace(options, batch_size=batch_size)
+        share = batch_size
+    options = dataclasses.replace(recipe.engine, devices=1, batch_size=share)
     device = launch.fabric(options).device
+    if device.type == "cpu":
+        keep_freed()  # as `fit` does
     resolution, channels, frames = _sizes(recipe)
     batch = _noise(options.batch_size, frames, resolution, channels, device)
     number = max(options.steps - 1, 0)
@@ -243,51 +257,49 @@ def profile(
         autocast = launch.fabric(changed).autocast
         return Step(model.to(device), objective, changed, seed=recipe.seed, autocast=autocast)
 
-    def run(step: Step) -> Mapping[str, Mapping[str, Tensor]]:
-        return step(number, batch, Draws(recipe.seed, number, 0, options.batch_size, device))
+    def run(step: Step, given: Batch = batch) -> Figures:
+        return step(number, given, Draws(recipe.seed, number, 0, options.batch_size, device))
 
-    step = build(options)
-    run(step)
-    tally = Attributed(components(step.model), device)
+    def begun(changed: EngineOptions, given: Batch = batch) -> tuple[Step, Figures]:
+        """A step after those before a recording, where there are any, and its losses."""
+        step = build(changed)
+        for _ in range(WARM_UP + 1 if device.type == "cuda" else 0):
+            run(step, given)
+        return step, run(step, given)
+
+    plain = build(dataclasses.replace(options, compile=False, cuda_graph=False))
+    run(plain)
+    tally = Attributed(components(plain.model), device)
     with tally.watching():
-        run(step)
+        run(plain)
     if trace is not None:
-        _trace(lambda: run(step), trace, components(step.model))
+        _trace(functools.partial(run, plain), trace, components(plain.model))
     total = sum(share.seconds for share in tally.shares.values())
-    settings = {"as it is": step, **{k: build(v) for k, v in variants(options, device).items()}}
-    # A recorded step is replayed after some as they are.
-    before = {
-        name: WARM_UP + 1 if found.options.cuda_graph else 0 for name, found in settings.items()
-    }
-
-    def after(found: Step, count: int) -> Mapping[str, Mapping[str, Tensor]]:
-        for _ in range(count):
-            run(found)
-        return run(found)
-
-    losses, failed = {}, {}
-    for name in [name for name in settings if name != "as it is"]:
-        try:
-            losses[name] = after(settings[name], before[name])
-        except MtzooError as error:
-            failed[name] = str(error)
-            del settings[name]
-    plain = {count: after(build(options), count) for count in set(before.values())}
-    times = in_turn(
-        {name: lambda found=found: run(found) for name, found in settings.items()},
-        repeats=repeats,
-        device=device,
-    )
+    del plain
+    try:
+        step, losses = begun(options)
+    except Exception as error:
+        raise MtzooError(
+            f"the recipe's engine settings do not work here: {_reason(error)}; change them, such "
+            "as by --engine.compile false"
+        ) from error
     half = launch.takes_bf16(options, device.type)
     arithmetic = ceilings(device, torch.bfloat16 if half else torch.float32)[0]
+    seconds = in_turn({"": lambda: run(step)}, repeats=repeats, device=device)[""]
+    settings = {name: (changed, batch) for name, changed in variants(options, device).items()}
+    contiguous = Batch(*(part.contiguous() for part in batch))
+    settings[LAYOUT] = (options, contiguous)
     advice: list[dict[str, Any]] = []
-    for name, found in losses.items():
-        gain = ratio(times["as it is"], times[name])
-        difference = distance(plain[before[name]], found)
-        advice.append(
-            {"setting": name, "gain": gain, "difference": difference, "worth": gain >= WORTH}
-        )
-    advice += [{"setting": name, "failed": why} for name, why in failed.items()]
+    for name, (changed, given) in settings.items():
+        try:
+            gain, difference = _tried(begun, run, step, losses, changed, given, repeats, device)
+        except Exception as error:  # whatever a compiler or a driver raises
+            advice.append({"setting": name, "failed": _reason(error)})
+        else:
+            advice.append(
+                {"setting": name, "gain": gain, "difference": difference, "worth": gain >= WORTH}
+            )
+        _free(device, options.compile)
     return {
         "recipe": recipe.name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -300,11 +312,48 @@ def profile(
         ],
         "step": {
             **dataclasses.asdict(tally.cost),
-            "seconds": statistics.median(times["as it is"]),
+            "seconds": statistics.median(seconds),
             "floor_seconds": tally.cost.flops / arithmetic,
         },
-        "advice": advice,
+        "advice": sorted(advice, key=lambda entry: "failed" in entry),
     }
+
+
+def _tried(
+    begun: Callable[[EngineOptions, Batch], tuple[Step, Figures]],
+    run: Callable[..., object],
+    step: Step,
+    losses: Figures,
+    changed: EngineOptions,
+    given: Batch,
+    repeats: int,
+    device: torch.device,
+) -> tuple[float, float]:
+    """How many times as fast another setting is, and how far its losses are apart.
+
+    A function of its own, so that nothing of the setting is left after it.
+    """
+    other, found = begun(changed, given)
+    runs = {"as it is": lambda: run(step), "other": lambda: run(other, given)}
+    times = in_turn(runs, repeats=repeats, device=device)
+    return ratio(times["as it is"], times["other"]), distance(losses, found)
+
+
+def _free(device: torch.device, compiled: bool) -> None:
+    """Let go of what a setting that was tried has left; ``compiled`` is the recipe's own."""
+    if not compiled:
+        torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error, and its kind where that is not mtzoo's own."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, MtzooError):
+        return line
+    return f"{type(error).__name__}: {line[:200]}".rstrip(": ")
 
 
 def components(model: nn.Module) -> dict[str, nn.Module]:
@@ -317,18 +366,23 @@ def components(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def variants(options: EngineOptions, device: torch.device) -> dict[str, EngineOptions]:
-    """Settings worth trying, by what a recipe would say."""
-    found = {"engine.compile: true": dataclasses.replace(options, compile=True)}
-    if launch.has_bf16(device.type) and not launch.takes_bf16(options, device.type):
-        found["engine.precision: bf16"] = dataclasses.replace(options, precision="bf16")
-    if device.type == "cuda" and not options.cuda_graph:
-        found["engine.cuda_graph: true"] = dataclasses.replace(options, cuda_graph=True)
-    return found
+    """Settings worth trying, by what a recipe would say: each differs from its own in one."""
+
+    def other(name: str, value: object) -> tuple[str, EngineOptions]:
+        said = str(value).lower() if isinstance(value, bool) else value
+        return f"engine.{name}: {said}", dataclasses.replace(options, **{name: value})
+
+    found = [other("compile", not options.compile)]
+    if launch.takes_bf16(options, device.type):
+        found.append(other("precision", "fp32"))
+    elif launch.has_bf16(device.type):
+        found.append(other("precision", "bf16"))
+    if device.type == "cuda":
+        found.append(other("cuda_graph", not options.cuda_graph))
+    return dict(found)
 
 
-def distance(
-    one: Mapping[str, Mapping[str, Tensor]], two: Mapping[str, Mapping[str, Tensor]]
-) -> float:
+def distance(one: Figures, two: Figures) -> float:
     """The largest relative difference of a loss between two steps' figures, where both have it."""
     return max(
         abs(float(value) - float(two[phase][name])) / max(abs(float(value)), 1e-8)
