@@ -37,11 +37,7 @@ def drawn(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(size, device=DEVICE).to(dtype)
 
 
-# Triton's interpreter multiplies the bits of bfloat16 as integers.
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)],
-)
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("slope", [1.0, 0.0, 0.2])
 @pytest.mark.parametrize(
     ("count", "inputs", "outputs", "height", "width"),
@@ -116,7 +112,7 @@ def test_a_folded_network_fuses_and_gives_the_same(monkeypatch):
     assert sum(isinstance(part, DoubleSize) for part in fused) == 2
     assert not any(isinstance(part, nn.ReLU | nn.LeakyReLU) for part in fused)
     # The interpreter's tensors are on the CPU, where the layers run otherwise.
-    monkeypatch.setattr(DoubleSize, "_fuses", lambda self, x: not torch.is_grad_enabled())
+    monkeypatch.setattr(DoubleSize, "_fuses", DoubleSize._may)
     ran: list[torch.Size] = []
     kernel = kernels.double_size
     monkeypatch.setattr(
@@ -138,12 +134,62 @@ def test_a_cpu_runs_the_layers():
     assert list(fused.state_dict()) == ["layer.weight", "layer.bias"]
 
 
-def test_weights_that_are_loaded_reach_the_kernel():
-    fused = nn.Sequential(DoubleSize(nn.ConvTranspose2d(16, 16, 4, 2, 1)))
-    before = fused[0].by_place.clone()
-    fused.load_state_dict({name: 2 * value for name, value in fused.state_dict().items()})
-    torch.testing.assert_close(fused[0].by_place, 2 * before)
-    torch.testing.assert_close(copy.deepcopy(fused)[0].by_place, 2 * before)
+def fusing(monkeypatch: pytest.MonkeyPatch) -> tuple[DoubleSize, list[int]]:
+    """A layer that takes the kernel where nothing but the CPU is against it, and its calls."""
+    torch.manual_seed(0)
+    ran: list[int] = []
+    kernel = kernels.double_size
+    monkeypatch.setattr(DoubleSize, "_fuses", DoubleSize._may)
+    monkeypatch.setattr(
+        kernels, "double_size", lambda x, *more: (ran.append(len(x)), kernel(x, *more))[1]
+    )
+    layer = nn.ConvTranspose2d(16, 16, 4, 2, 1).to(DEVICE).requires_grad_(False)
+    return DoubleSize(layer, 0.2), ran
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["loaded", "in place", "data", "copied", "assigned"])
+def test_weights_that_change_reach_the_kernel(way, monkeypatch):
+    fused, ran = fusing(monkeypatch)
+    x = drawn(1, 16, 3, 3)
+    before = fused(x)
+    weights = {name: 2 * value for name, value in fused.state_dict().items()}
+    if way == "loaded":
+        fused.load_state_dict(weights)
+    elif way == "assigned":
+        fused.load_state_dict(weights, assign=True)
+    elif way == "data":
+        for parameter in fused.parameters():
+            parameter.data = 2 * parameter.data
+    else:
+        if way == "copied":
+            fused = copy.deepcopy(fused)
+        for parameter in fused.parameters():
+            parameter.mul_(2)
+    torch.testing.assert_close(fused(x), 2 * before)
+    assert ran == [1, 1]
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # by jvp
+def test_what_a_kernel_would_skip_runs_the_layer(monkeypatch):
+    fused, ran = fusing(monkeypatch)
+    x = drawn(1, 16, 3, 3)
+    expected = fused(x)
+    assert ran == [1]
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        assert fused(x).dtype == torch.bfloat16
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(torch.func.vmap(fused)(x[None])[0], expected, **close)
+    changed = torch.func.jvp(fused, (x,), (x,))[1]
+    assert changed.shape == expected.shape
+    seen: list[object] = []
+    handle = fused.layer.register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(fused(x), expected, **close)
+    assert (ran, seen) == ([1], [1])
+    handle.remove()
+    fused(x)
+    assert ran == [1, 1]
 
 
 @pytest.mark.gpu

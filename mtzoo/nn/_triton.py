@@ -18,6 +18,7 @@ def doubled(
     slope,
     columns,
     ieee: tl.constexpr,
+    widened: tl.constexpr,
     block_rows: tl.constexpr,
     block_outputs: tl.constexpr,
     block_inputs: tl.constexpr,
@@ -50,6 +51,8 @@ def doubled(
                 mask=(channel < inputs)[:, None] & (out < outputs)[None, :],
                 other=0.0,
             )
+            if widened:
+                a, b = a.to(tl.float32), b.to(tl.float32)
             total = tl.dot(a, b, total, input_precision="ieee" if ieee else "tf32")
     total += tl.load(bias + out, mask=out < outputs, other=0.0)[None, :].to(tl.float32)
     total = tl.where(total < 0, total * slope, total)

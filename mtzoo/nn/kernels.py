@@ -11,10 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 TAPS = 4
 """Input pixels that an output pixel of a 4x4 transposed convolution of stride 2 takes."""
+
+
+def watched() -> bool:
+    """Whether a compiler, a tracer or a transform of torch.func looks at what is called."""
+    internals: Any = torch._C
+    return (
+        torch.compiler.is_compiling()
+        or internals._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+        or internals._functorch.peek_interpreter_stack() is not None
+    )
 
 
 @functools.cache
@@ -25,6 +37,11 @@ def _kernel() -> Any:
     except ImportError:
         return None
     return _triton.doubled
+
+
+def _interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernel; it multiplies bfloat16's bits as integers."""
+    return type(_kernel()).__name__ == "InterpretedFunction"
 
 
 def by_place(weight: Tensor) -> Tensor:
@@ -91,6 +108,7 @@ def double_size(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> 
             slope,
             columns,
             ieee=_precision() != "tf32",
+            widened=_interpreted() and x.dtype == torch.bfloat16,
             block_rows=block_rows,
             block_outputs=block_outputs,
             block_inputs=min(block_inputs, 128 // x.element_size()),  # 96 KiB for three stages
@@ -125,21 +143,21 @@ def _power(count: int) -> int:
 class DoubleSize(nn.Module):
     """A transposed convolution that doubles height and width, and the activation after it.
 
-    On a GPU without gradients `double_size`, else the layer itself.
+    On a GPU `double_size`. The layer itself runs elsewhere, with gradients, under autocast, where
+    a compiler, a tracer or a transform looks on, and where it has hooks, which a kernel would skip.
+    New weights are noticed where torch counts the change: by ``load_state_dict`` or in place on the
+    parameter, not through ``.data``, nor if the layer was made in inference mode.
 
     Args:
-        layer: Kernel 4, stride 2, padding 1; its weights are held twice.
+        layer: Kernel 4, stride 2, padding 1; its weights are held twice once the kernel has run.
         slope: See `double_size`.
     """
 
-    by_place: Tensor
+    _arranged: tuple[Any, Tensor] | None = None
 
     def __init__(self, layer: nn.ConvTranspose2d, slope: float = 1.0) -> None:
         super().__init__()
         self.layer, self.slope = layer, slope
-        with torch.no_grad():
-            self.register_buffer("by_place", by_place(layer.weight), persistent=False)
-        self.register_load_state_dict_post_hook(_rearrange)
 
     @staticmethod
     def takes(layer: nn.Module) -> bool:
@@ -159,20 +177,36 @@ class DoubleSize(nn.Module):
         if bias is None:
             bias = x.new_zeros(self.layer.out_channels)
         x = x.contiguous(memory_format=torch.channels_last)
-        return double_size(x, self.by_place, bias, self.slope)
+        return double_size(x, self.by_place(), bias, self.slope)
+
+    def by_place(self) -> Tensor:
+        """The weights as `double_size` takes them, arranged anew where they have changed."""
+        weight = self.layer.weight
+        version = 0 if weight.is_inference() else weight._version
+        key = (weight.device, weight.data_ptr(), weight.dtype, version)
+        if self._arranged is None or self._arranged[0] != key:
+            with torch.no_grad():
+                self._arranged = (key, by_place(weight))
+        return self._arranged[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's weights lie elsewhere; what was arranged is soon arranged again.
+        return {**self.__dict__, "_arranged": None}
 
     def _fuses(self, x: Tensor) -> bool:
+        return x.device.type == "cuda" == self.layer.weight.device.type and self._may(x)
+
+    def _may(self, x: Tensor) -> bool:
+        """Whether nothing but the device speaks against the kernel."""
         return (
-            x.device.type == "cuda"
-            and x.dtype == self.by_place.dtype
+            x.dtype == self.layer.weight.dtype
             and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
             and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled(x.device.type)
+            and not watched()
+            and not self._hooked()
             and _kernel() is not None
         )
 
-
-@torch.no_grad()
-def _rearrange(part: DoubleSize, _: object) -> None:
-    """Follow weights that were loaded."""
-    part.by_place.copy_(by_place(part.layer.weight))
+    def _hooked(self) -> bool:
+        return bool(self.layer._forward_pre_hooks or self.layer._forward_hooks)

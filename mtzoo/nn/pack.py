@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from mtzoo.nn.conv3d import Conv3d
+from mtzoo.nn.kernels import watched
 
 LEAST = 1 << 14
 """Layers with fewer weights are left as they are: arranging them takes no time."""
@@ -34,12 +34,6 @@ _OPERATIONS = (
 
 # Nothing follows in the same call.
 _ALONE = ("none", [], "")
-
-
-def _transforms() -> object:
-    """The innermost of torch.func's transforms at work; ``None`` where there is none."""
-    internals: Any = torch._C
-    return internals._functorch.peek_interpreter_stack()
 
 
 def can_pack() -> bool:
@@ -84,12 +78,6 @@ class _Packed(nn.Module, abc.ABC):
         learning = torch.is_grad_enabled() and (
             x.requires_grad or any(p.requires_grad for p in self.parameters(recurse=False))
         )
-        watched = (
-            torch.compiler.is_compiling()
-            or torch._C._get_tracing_state() is not None
-            or forward_ad._current_level >= 0
-            or _transforms() is not None
-        )
         return (
             x.device.type == self.weight.device.type == "cpu"
             and x.dtype == self.weight.dtype
@@ -100,7 +88,7 @@ class _Packed(nn.Module, abc.ABC):
             and x.numel() > 0
             and self._takes(x)
             and not learning
-            and not watched
+            and not watched()
             and torch.backends.mkldnn.enabled
             and not torch.is_autocast_enabled("cpu")
         )
