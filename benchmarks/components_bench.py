@@ -6,15 +6,16 @@ pytest -c benchmarks/pytest.ini benchmarks/components_bench.py --benchmark-json 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch._inductor.config
-from bench_kit import DEVICE, ON_GPU, compare, tf32
+from bench_kit import DEVICE, GRADIENTS, ON_GPU, compare, kind_of, tf32
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mtzoo
@@ -76,22 +77,61 @@ def inputs(slot: str, component: Component) -> tuple[Any, ...]:
     return (video,)
 
 
-def runner(
-    component: Component, given: tuple[Any, ...], precision: torch.dtype, backward: bool
-) -> Callable[[], list[Tensor]]:
-    def run() -> list[Tensor]:
-        torch.manual_seed(2)  # for components that draw
-        lower = precision is not torch.float32
-        context = torch.autocast(DEVICE.type, precision) if lower else contextlib.nullcontext()
-        with context, torch.set_grad_enabled(backward):
-            output = component(*given)
-        outputs = list(output) if isinstance(output, tuple) else [output]
-        if backward:
-            component.zero_grad(set_to_none=True)
-            torch.stack([o.float().square().mean() for o in outputs]).sum().backward()
-        return outputs
+@functools.cache
+def towards(shape: torch.Size) -> Tensor:
+    """What outputs are drawn to: of their squares alone a last norm would leave no gradient."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(DEVICE)
 
-    return run
+
+def run(component: Component, given: tuple[Any, ...], kind: str, backward: bool) -> list[Tensor]:
+    """Outputs; the backward pass leaves gradients where they belong."""
+    torch.manual_seed(2)  # for components that draw
+    lower = kind == "bf16"
+    context = torch.autocast(DEVICE.type, torch.bfloat16) if lower else contextlib.nullcontext()
+    with context, torch.set_grad_enabled(backward):
+        output = component(*given)
+    outputs = list(output) if isinstance(output, tuple) else [output]
+    if backward:
+        component.zero_grad(set_to_none=True)
+        torch.stack(
+            [(o.float() - towards(o.shape)).square().mean() for o in outputs]
+        ).sum().backward()
+    return outputs
+
+
+def checked(
+    component: Component, given: tuple[Any, ...], kind: str, backward: bool
+) -> list[Tensor]:
+    """What is compared: outputs and, after a backward pass, gradients.
+
+    Those of all parameters are one vector, and so are those of all inputs: a bias before a norm has
+    none but rounding.
+    """
+    if not backward:
+        return run(component, given, kind, False)
+    followed = [g.detach().clone().requires_grad_() if _learns(g) else g for g in given]
+    outputs = run(component, tuple(followed), kind, True)
+    weights = [_gradient(parameter) for parameter in component.parameters()]
+    entries = [_gradient(g) for g in followed if _learns(g)]
+    return [*outputs, *(torch.cat(part) for part in (weights, entries) if part)]
+
+
+def _learns(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _gradient(value: Tensor) -> Tensor:
+    return (torch.zeros_like(value) if value.grad is None else value.grad).flatten()
+
+
+def nchw_(component: Component) -> None:
+    """Let all parts of a component take pictures and clips in NCHW, whatever made them."""
+
+    def hook(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(g.contiguous() if isinstance(g, Tensor) and g.dim() > 3 else g for g in given)
+
+    for part in component.modules():
+        part.register_forward_pre_hook(hook)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -109,22 +149,33 @@ def bench_component(
         component.eval()
     backward = way == "backward"
     plain = tuple(g.contiguous() if isinstance(g, Tensor) else g for g in given)
-    reference = runner(component, plain, torch.float32, backward)
-    precision = torch.bfloat16 if variant == "bf16" else torch.float32
     other = build(slot, name)
     other.load_state_dict(component.state_dict())
     other.train(component.training)
+    nchw_(component)
+    if variant == "nchw":
+        nchw_(other)
     if variant == "compiled":
         other.compile()
-    run = runner(other, plain if variant == "nchw" else given, precision, backward)
+    kind = kind_of(variant)
+    laid = plain if variant == "nchw" else given
+
+    def lowered(of: Callable[..., list[Tensor]]) -> Callable[[], list[Tensor]]:
+        call = functools.partial(of, other, laid, kind, backward)
+        return tf32(call) if kind == "tf32" else call
+
     with torch._inductor.config.patch(fallback_random=True):  # compiled, it draws the same, too
         compare(
             benchmark,
-            reference,
-            tf32(run) if variant == "tf32" else run,
+            functools.partial(run, component, plain, "fp32", backward),
+            lowered(run),
             group=f"{slot}: {name}, {way}",
             parameters=list(component.parameters()),
-            precision=precision,
+            kind=kind,
             compiled=variant == "compiled",
-            bound=0.02 if variant == "tf32" else None,
+            beyond=GRADIENTS,
+            checks=(
+                functools.partial(checked, component, plain, "fp32", backward),
+                lowered(checked),
+            ),
         )

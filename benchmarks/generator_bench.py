@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from bench_kit import DEVICE, ON_GPU, compare, gpu, graphed, tf32
+from bench_kit import DEVICE, ON_GPU, compare, gpu, graphed, kind_of, tf32
 from generation import FRAMES, SIDE, settle
 from pytest_benchmark.fixture import BenchmarkFixture
 from reference_step import RECIPE
@@ -121,7 +121,6 @@ def check(
         way(variant, make(prepared(variant))),
         group=group,
         parameters=[p for network in networks for p in network.parameters()],
-        precision=torch.bfloat16 if "bf16" in variant else torch.float32,
+        kind=kind_of(variant),
         compiled="compiled" in variant or variant in ON_GPU_ONLY,
-        bound=0.02 if "tf32" in variant else None,
     )

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +65,93 @@ def test_an_entry_has_its_ratio_its_parity_and_its_cost(tmp_path: Path) -> None:
         assert info["above_floor"] > 0.5
         assert (info["error"] > 1e-4) == ("bf16" in name)
         assert info["error"] < 0.1
+
+
+class Untimed:
+    """Stands for pytest-benchmark's fixture."""
+
+    group = ""
+
+    def __init__(self) -> None:
+        self.extra_info: dict[str, object] = {}
+
+    def pedantic(self, run: Callable[[], object], **_: object) -> None:
+        run()
+
+
+@pytest.fixture
+def kit(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    kit = importlib.import_module("bench_kit")
+    monkeypatch.setattr(kit, "ROUNDS", 1)
+    monkeypatch.setattr(kit, "limits", lambda *_: (1e9, 1e9))
+    return kit
+
+
+def test_gradients_that_differ_are_noticed(kit: Any) -> None:
+    bench = importlib.import_module("components_bench")
+    slot, name = "image_discriminators", "pair"
+    bench.bench_component(Untimed(), slot, name, "backward", "channels_last")
+    built = bench.build
+
+    def wrong(*of: str) -> Any:
+        made = built(*of)
+        if made_before:
+            for parameter in made.parameters():
+                parameter.register_hook(torch.zeros_like)
+        made_before.append(1)
+        return made
+
+    made_before: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "build", wrong)
+        with pytest.raises(AssertionError, match=r"pair, backward: \S+ from the reference, over"):
+            bench.bench_component(Untimed(), slot, name, "backward", "channels_last")
+
+
+def test_the_reference_of_a_generator_lies_in_nchw(kit: Any) -> None:
+    bench = importlib.import_module("components_bench")
+    generator = bench.build("image_generators", "dcgan")
+    given = bench.inputs("image_generators", generator)
+    seen: list[bool] = []
+    bench.nchw_(generator)
+    for part in generator.modules():
+        if isinstance(part, nn.ConvTranspose2d):
+            part.register_forward_hook(lambda _, __, made: seen.append(made.is_contiguous()))
+    with torch.no_grad():
+        generator(*given)
+    assert len(seen) > 3
+    assert all(seen)
+
+
+def test_weights_that_stay_are_noticed(kit: Any) -> None:
+    bench = importlib.import_module("step_bench")
+
+    class Narrow:
+        losses = (torch.ones(()),)
+
+        def __init__(self, way: float) -> None:
+            self.way = way
+
+        def __call__(self) -> list[torch.Tensor]:
+            return list(self.losses)
+
+        def checked(self) -> list[torch.Tensor]:
+            return [*self.losses, torch.full((3,), self.way)]
+
+    def compare(way: float) -> None:
+        steps = Narrow(1.0), Narrow(way)
+        kit.compare(
+            Untimed(),
+            *steps,
+            group="step",
+            beyond=bench.WAYS,
+            checks=tuple(step.checked for step in steps),
+        )
+
+    compare(0.9)
+    with pytest.raises(AssertionError, match=r"step: 1.0e\+00 from the reference, over 2e-01"):
+        compare(0.0)
 
 
 def test_every_built_in_component_is_measured() -> None:
