@@ -721,6 +721,20 @@ def test_with_turns_a_layer_is_shifted_scaled_and_turned_by_the_picture_only_onc
     assert "turning" in generator.state_dict()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "near"), [(torch.float64, 1e-5), (torch.bfloat16, 0.2), (torch.float16, 0.05)]
+)
+def test_layers_turn_in_other_precisions_too(dtype: torch.dtype, near: float) -> None:
+    generator = turner(layers=2)
+    codes = torch.randn(2, 4), torch.randn(2, 5, 4), torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        expected = generator(*codes)
+        video = generator.to(dtype)(*(code.to(dtype) for code in codes))
+        assert generator.directions(codes[2], torch.rand(2, 2, 32, 32)).dtype == torch.float32
+    assert video.dtype == dtype
+    assert (video.float() - expected).abs().mean() < near
+
+
 def test_relative_sizes_are_beside_the_mean_over_the_video() -> None:
     generator = turner(layers=2, relative_sizes=True)
     plain = turner(layers=2)

@@ -11,6 +11,7 @@ from engine_kit import TINY
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+import mtzoo
 from mtzoo.engine.measure import cost
 from mtzoo.interfaces import Model
 from mtzoo.nn.fold import SubpixelConv2d, _lay_, fold
@@ -120,6 +121,16 @@ def test_bfloat16_stays_near(tmp_path):
         )
     assert found.dtype == torch.float32
     assert 0 < (found - expected).abs().max() < 0.1
+
+
+def test_a_model_whose_layers_turn_folds_to_bfloat16():
+    whole = mtzoo.load("shapes-demo")
+    image, video = torch.rand(1, 3, 64, 64) * 2 - 1, torch.rand(1, 4, 3, 64, 64) * 2 - 1
+    with torch.inference_mode():
+        near = fold(whole, dtype=torch.bfloat16).transfer(image, video)
+        error = (near - whole.transfer(image, video)).abs().mean()
+    assert near.dtype == torch.float32
+    assert error < 0.1
 
 
 def test_a_transposed_convolution_as_a_pixel_shuffle():

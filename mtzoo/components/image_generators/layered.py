@@ -133,6 +133,7 @@ class _Direction(nn.Module):
         window = (6 * (1 - (at[:, None] ** 2 + at**2).sqrt())).clamp(0, 1)
         mean = (seen * window).sum((2, 3), keepdim=True) / window.sum()
         seen = torch.cat(((seen - mean) * window, window.expand(len(seen), 1, -1, -1)), 1)
+        seen = seen.to(next(self.score.parameters()).dtype)  # what the generator was cast to
         weights = self.score(seen).unflatten(0, (-1, self.turns)).squeeze(2).float().softmax(1)
         found = torch.stack(((weights * cosine).sum(1), (weights * sine).sum(1)), 1)
         return _rotations(*F.normalize(found, dim=1).unbind(1)).unflatten(0, (count, layers))
