@@ -5,9 +5,10 @@
 What `sample` does with a picture and drawn codes (E_C, G_T, G_I), with the weights of
 dual_mtgan_weizmann as they are drawn. The reference is the plain one of `reference_step.py`:
 contiguous NCHW, eager, fp32, nothing folded, all frames in one pass of G_I; and once more with a
-pass for each frame. Each round runs all variants in turn. The floor is the arithmetic at the speed
-of a large matrix product and the weights at the speed of a large copy, both measured in the same
-run, in fp32. bfloat16 is left out where the processor has no instructions for it.
+pass for each frame. Each round runs all variants in turn. The floor is the arithmetic of the eager
+model at the speed of a large matrix product or convolution in the variant's precision, or its
+weights at the speed of a large copy, measured in the same run. bfloat16 is left out where the
+processor has no instructions for it. On a GPU milliseconds and the allocator's peak stand beside.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from typing import Any
 
 import torch
 import torch._inductor.config
-from bench_kit import graphed, tf32
+from bench_kit import graphed, kind_of, limits, on_gpu, tf32
 from reference_step import RECIPE, Reference
 from report import keep, surroundings, variants_table
 from torch import Tensor, nn
 
 from mtzoo.engine.launch import has_bf16
-from mtzoo.engine.measure import ceilings, cost, floor, in_turn, ratio
+from mtzoo.engine.measure import cost, floor, in_turn, ratio
 from mtzoo.models.dual_mtgan import DualMTGAN
 from mtzoo.nn.fold import fold
 from mtzoo.recipe import build_model, load_recipe
@@ -101,7 +102,6 @@ def compare(batches: list[int], repeats: int, device: torch.device) -> dict[str,
     assert isinstance(model, DualMTGAN)
     settle(model)
     model.to(device)
-    limits = ceilings(device)
     found: dict[str, Mapping[str, object]] = {}
     for batch in batches:
         runs = variants(model, batch, device)
@@ -114,17 +114,21 @@ def compare(batches: list[int], repeats: int, device: torch.device) -> dict[str,
         times = in_turn(runs, repeats=repeats, warmup=2, device=device)
         networks = (model.content_encoder, model.motion_generator, model.image_generator)
         weights = sum(p.numel() * 4 for part in networks for p in part.parameters())
-        least = floor(costs["folded"], weights + expected.numel() * 4, limits)
         for name in runs:
+            ceilings = limits(device, kind_of(name))
+            least = floor(costs["eager"], weights + expected.numel() * 4, ceilings)
             error = (outputs[name] - expected).abs().max() / expected.abs().max()
             found[f"{batch}, {name}"] = {
                 "speed": ratio(times["reference"], times[name]),
                 "seconds": statistics.median(times[name]),
                 "above_floor": min(times[name]) / least,
                 "error": float(error),
+                **on_gpu(runs[name], times[name], device),
                 **(dataclasses.asdict(costs[name]) if name in costs else {}),
             }
-    return {"ceilings": limits, **surroundings(device.type), "results": found}
+    used = {kind_of(name.partition(", ")[2]) for name in found}
+    ceilings = {kind: limits(device, kind) for kind in sorted(used)}
+    return {"ceilings": ceilings, **surroundings(device.type), "results": found}
 
 
 def table(result: Mapping[str, Any]) -> str:

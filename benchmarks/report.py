@@ -38,6 +38,15 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+# What tables of a GPU have beside ratios, with what a number is divided by.
+GPU_COLUMNS = {"ms": ("ms", 1.0), "allocated": ("allocator's peak, MiB", 2.0**20)}
+
+
+def gpu_cell(entry: Mapping[str, Any], key: str) -> str:
+    """A number of a GPU's column; a dash where there is none."""
+    return f"{entry[key] / GPU_COLUMNS[key][1]:.3g}" if key in entry else "-"
+
+
 def variants_table(
     result: Mapping[str, Any], what: str = "variant", error: str = "relative error"
 ) -> str:
@@ -52,6 +61,9 @@ def variants_table(
         "times its floor",
         error,
     )
+    entries = result["results"].values()
+    more = [key for key in GPU_COLUMNS if any(key in entry for entry in entries)]
+    head = (*head, *(GPU_COLUMNS[key][0] for key in more))
     rows = [
         (
             name,
@@ -62,6 +74,7 @@ def variants_table(
             f"{entry['peak'] / 2**20:.1f}" if "peak" in entry else "-",
             f"{entry['above_floor']:.2f}" if "above_floor" in entry else "-",
             f"{entry['error']:.1e}",
+            *(gpu_cell(entry, key) for key in more),
         )
         for name, entry in result["results"].items()
     ]
