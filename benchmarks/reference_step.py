@@ -1,6 +1,6 @@
 """Training step of Dual-MTGAN against a plain implementation of the same equations.
 
-    python benchmarks/reference_step.py [--batch 8] [--threads 2] [--output FILE.json]
+    python benchmarks/reference_step.py [--batch 8] [--threads 2] [--device cpu] [--output F.json]
 
 `Reference` is written from the paper's equations and knows none of mtzoo's networks: six functions
 on bare weights, contiguous NCHW in eager fp32, one generator pass for each of the three generated
@@ -15,7 +15,8 @@ them take steps in turn on the same batches and draws, and prints what a step ta
 ratio, operations that the dispatcher saw, memory, and how far apart the losses are. In fp32 the
 losses of a first step are equal up to rounding and drift apart from there, as those of any two
 orders of summation do under Adam; tests/test_reference_step.py follows them for 100 steps in
-float64.
+float64. On a GPU the variants that a recipe can switch stand beside, with milliseconds and the
+allocator's peak; fp32 is that there, without TF32.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from report import keep, markdown, surroundings
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtzoo.engine import memory
-from mtzoo.engine.measure import Cost, Tally, ceilings, floor, ratio
+from mtzoo.engine import launch, memory
+from mtzoo.engine.graph import WARM_UP
+from mtzoo.engine.measure import Cost, Tally, ceilings, floor, ratio, wait
 from mtzoo.engine.profile import distance
 from mtzoo.engine.step import Step
 from mtzoo.interfaces import Batch, Draws, Model, as_video
@@ -390,40 +392,66 @@ def random_batch(generator: torch.Generator, count: int, frames: int, side: int)
     return Batch(video, target_video, target_video[:, 1])
 
 
-def work(name: str, recipe: Recipe, sizes: tuple[int, int, int], threads: int, line: Any) -> None:
+def work(
+    name: str,
+    recipe: Recipe,
+    sizes: tuple[int, int, int],
+    threads: int,
+    line: Any,
+    where: str = "cpu",
+) -> None:
     """One implementation in a process of its own, which does a step for each number it is sent.
 
     Answers with the seconds and the losses; to a number below 0 with the cost of the step instead
-    of its seconds; to ``None`` with the process's largest resident memory in bytes, and ends.
+    of its seconds; to ``None`` with the largest bytes that the process held resident, or on a GPU
+    those of its allocator, and ends.
     """
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(recipe.seed)
+    device = torch.device(where)
     count, frames, side = sizes
-    model = build_model(recipe.model, resolution=side, channels=3, where=recipe.where)
+    model = build_model(recipe.model, resolution=side, channels=3, where=recipe.where).to(device)
     if not name.startswith("reference") or "memory kept" in name:
         memory.keep_freed()  # as `mtzoo fit` does
     if name.startswith("reference"):
         run = Reference(model, recipe, "pass" if "a pass" in name else "step")
     else:
-        engine = dataclasses.replace(recipe.engine, compile="compiled" in name)
+        engine = dataclasses.replace(
+            recipe.engine,
+            compile="compiled" in name,
+            cuda_graph="CUDA graph" in name,
+            precision="bf16" if "bf16" in name else "fp32",
+        )
         objective = build_objective(recipe.objective, where=recipe.where)
-        run = Step(model, objective, engine, seed=recipe.seed)
+        autocast = launch.fabric(dataclasses.replace(engine, accelerator=where)).autocast
+        run = Step(model, objective, engine, seed=recipe.seed, autocast=autocast)
     generator = torch.Generator().manual_seed(recipe.seed)
     while (number := line.recv()) is not None:
-        batch = random_batch(generator, count, frames, side)
-        draws = Draws(recipe.seed, abs(number), 0, count, torch.device("cpu"))
+        batch = Batch(*(p.to(device) for p in random_batch(generator, count, frames, side)))
+        draws = Draws(recipe.seed, abs(number), 0, count, device)
         losses: Mapping[str, Mapping[str, Tensor]] = {}
         if number < 0:
             with Tally() as tally:
                 losses = run(-number, batch, draws)
             answer: object = dataclasses.asdict(tally.cost)
         else:
+            wait(device)
             began = time.perf_counter()
             losses = run(number, batch, draws)
+            wait(device)
             answer = time.perf_counter() - began
         plain = {phase: {k: float(v) for k, v in terms.items()} for phase, terms in losses.items()}
         line.send((answer, plain))
-    line.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if device.type == "cuda":
+        line.send(torch.cuda.max_memory_allocated(device))
+    else:
+        line.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def hidden(name: str) -> bool:
+    """Whether the dispatcher does not see an implementation's operations."""
+    return "compiled" in name or "CUDA graph" in name
 
 
 def compare(
@@ -436,6 +464,7 @@ def compare(
     threads: int,
     step: int,
     repeats: int,
+    device: torch.device,
 ) -> dict[str, object]:
     """The named implementations in turn, each in a process of its own, one at work at a time.
 
@@ -447,28 +476,34 @@ def compare(
         side: Of a frame.
         threads: Of each process.
         step: Number of the first step; all terms should be on.
-        repeats: Rounds that are timed, after one that is counted and one that warms up.
+        repeats: Rounds that are timed, after one that is counted and one that warms up; on a GPU
+            after those before a recording, too.
+        device: Where the networks are.
     """
     context = multiprocessing.get_context("spawn")
     lines = {}
     for name in names:
         lines[name], end = context.Pipe()
-        arguments = (name, recipe, (batch, frames, side), threads, end)
+        arguments = (name, recipe, (batch, frames, side), threads, end, device.type)
         context.Process(target=work, args=arguments, daemon=True).start()
     answers: dict[str, list[Any]] = {name: [] for name in names}
-    for number in [-step, *range(step + 1, step + repeats + 2)]:
+    before = 2 + (WARM_UP + 1 if device.type == "cuda" else 0)
+    for number in [-step, *range(step + 1, step + repeats + before)]:
         for name, line in lines.items():
-            compiled = "compiled" in name  # its operations are not the dispatcher's
-            line.send(abs(number) if compiled else number)
+            line.send(abs(number) if hidden(name) else number)
             answers[name].append(line.recv())
     found = {}
-    limits = ceilings(torch.device("cpu"))
+    torch.backends.cudnn.allow_tf32 = False
+    kinds = {"bf16": torch.bfloat16} if any("bf16" in name for name in names) else {}
+    kinds["fp32"] = torch.float32
+    limits = {kind: ceilings(device, dtype) for kind, dtype in kinds.items()}
     # Weights and both of Adam's moments are read and written, gradients written and read.
     weights = build_model(recipe.model, resolution=side, channels=3, where=recipe.where)
     traffic = sum(8 * 4 * parameter.numel() for parameter in weights.parameters())
     traffic += 2 * batch * frames * side * side * 3 * 4
-    least = floor(Cost(**answers[names[0]][0][0]), traffic, limits)
-    times = {name: [seconds for seconds, _ in answers[name][2:]] for name in names}
+    ours = Cost(**answers[names[0]][0][0])
+    least = {kind: floor(ours, traffic, limit) for kind, limit in limits.items()}
+    times = {name: [seconds for seconds, _ in answers[name][before:]] for name in names}
     for name, line in lines.items():
         line.send(None)
         losses = [told for _, told in answers[name]]
@@ -476,9 +511,10 @@ def compare(
         found[name] = {
             "time": ratio(times[name], times[names[0]]),
             "seconds": statistics.median(times[name]),
-            "above_floor": min(times[name]) / least,
+            "above_floor": min(times[name]) / least["bf16" if "bf16" in name else "fp32"],
             **(answers[name][0][0] if isinstance(answers[name][0][0], dict) else {}),
-            "resident": line.recv(),
+            ("allocated" if device.type == "cuda" else "resident"): line.recv(),
+            **({"ms": 1e3 * statistics.median(times[name])} if device.type == "cuda" else {}),
             "difference": distance(expected[0], losses[0]),
             "difference at the end": distance(expected[-1], losses[-1]),
         }
@@ -493,6 +529,7 @@ def compare(
 
 def table(result: Mapping[str, Any]) -> str:
     """The comparison for people."""
+    on_gpu = any("ms" in entry for entry in result["results"].values())
     rows = [
         (
             name,
@@ -502,8 +539,9 @@ def table(result: Mapping[str, Any]) -> str:
             f"{entry['flops'] / 1e9:,.0f}" if "flops" in entry else "-",
             f"{entry['moved'] / 2**30:.1f}" if "moved" in entry else "-",
             f"{entry['peak'] / 2**20:,.0f}" if "peak" in entry else "-",
-            f"{entry['resident'] / 2**20:,.0f}",
+            f"{entry['allocated' if on_gpu else 'resident'] / 2**20:,.0f}",
             f"{entry['difference']:.0e}",
+            *((f"{entry['ms']:.1f}",) if on_gpu else ()),
         )
         for name, entry in result["results"].items()
     ]
@@ -515,8 +553,9 @@ def table(result: Mapping[str, Any]) -> str:
         "GF",
         "GiB moved",
         "peak MiB beside the weights",
-        "largest resident MiB",
+        "allocator's peak, MiB" if on_gpu else "largest resident MiB",
         "largest relative difference of a loss in the first step",
+        *(("ms",) if on_gpu else ()),
     )
     return markdown(head, rows)
 
@@ -528,12 +567,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--step", type=int, default=20000)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compiled", action="store_true", help="with engine.compile, too")
     parser.add_argument("--output", type=Path)
     args, overrides = parser.parse_known_args()
     torch.set_num_threads(args.threads)
     kinds = ("reference, statistics a pass", "reference, statistics a step")
-    names = ["mtzoo", *kinds, *(f"{kind}, memory kept" for kind in kinds)]
+    if args.device == "cuda":
+        switched = ("CUDA graph", "bf16", "bf16, CUDA graph", "bf16, compiled, CUDA graph")
+        names = ["mtzoo", *(f"mtzoo, {how}" for how in switched), *kinds]
+    else:
+        names = ["mtzoo", *kinds, *(f"{kind}, memory kept" for kind in kinds)]
     if args.compiled:
         names.insert(1, "mtzoo, compiled")
     recipe = load_recipe(args.recipe, overrides)
@@ -546,8 +590,9 @@ def main() -> None:
         threads=args.threads,
         step=args.step,
         repeats=args.repeats,
+        device=torch.device(args.device),
     )
-    keep(args.output, {**surroundings(), **result})
+    keep(args.output, {**surroundings(args.device), **result})
     print(table(result))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import generation
 import reference_step
 import rivals
 import torch
-from report import RESULTS, keep, markdown
+from report import GPU_COLUMNS, RESULTS, gpu_cell, keep, markdown, variants_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -46,7 +47,11 @@ class Entry(NamedTuple):
         """Run it and keep what it found."""
         script = str(ROOT / "benchmarks" / f"{self.script}.py")
         command = [sys.executable, script, *self.arguments, "--output", str(output)]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, env=self.surroundings())
+
+    def surroundings(self) -> dict[str, str]:
+        """Environment: what is measured on the CPU sees no GPU."""
+        return {**os.environ, **({} if self.needs_gpu else {"CUDA_VISIBLE_DEVICES": ""})}
 
 
 class Suite(Entry):
@@ -61,7 +66,8 @@ class Suite(Entry):
         with tempfile.TemporaryDirectory() as scratch:
             found = Path(scratch) / "found.json"
             command = [sys.executable, "-m", *self.command().split()]
-            subprocess.run([*command, f"--benchmark-json={found}"], cwd=ROOT, check=True)
+            command.append(f"--benchmark-json={found}")
+            subprocess.run(command, cwd=ROOT, check=True, env=self.surroundings())
             entries = json.loads(found.read_text(encoding="utf-8"))["benchmarks"]
         keep(output, reduced(entries))
 
@@ -90,16 +96,23 @@ def components_table(result: Mapping[str, Any]) -> str:
         rows.setdefault(group, {})[variant] = found
     variants = [name for name in next(iter(rows.values())) if name != "nchw"]
     head = ["component", "operations", "GF", "MiB moved", "peak MiB", "times its floor"]
+    more = [key for key in GPU_COLUMNS if any(key in f["nchw"] for f in rows.values())]
+    head += [f"nchw: {GPU_COLUMNS[key][0]}" for key in more]
     head += [f"{name}: speed (error)" for name in variants]
     lines = []
     for group, found in rows.items():
         plain = found["nchw"]
         line = [group.replace("_", " "), f"{plain['operations']:,}", f"{plain['flops'] / 1e9:.2f}"]
         line += [f"{plain['moved'] / 2**20:.0f}", f"{plain['peak'] / 2**20:.1f}"]
-        line += [f"{plain['above_floor']:.2f}"]
+        line += [f"{plain['above_floor']:.2f}", *(gpu_cell(plain, key) for key in more)]
         line += [f"{found[v]['speed']:.2f} ({found[v]['error']:.0e})" for v in variants]
         lines.append(line)
     return markdown(head, lines)
+
+
+def suite_table(result: Mapping[str, Any]) -> str:
+    """One row for each group and variant."""
+    return variants_table(result, "run, variant")
 
 
 TABLES = {
@@ -108,6 +121,14 @@ TABLES = {
     "rivals_cpu": Entry("rivals", (), rivals.table),
     "exchange_cpu": Entry("exchange", (), exchange.table),
     "components_cpu": Suite("components_bench", (), components_table),
+    "step_cuda": Entry(
+        "reference_step",
+        ("--device", "cuda", "--batch", "32"),
+        reference_step.table,
+        needs_gpu=True,
+    ),
+    "codes_cuda": Suite("generator_bench", (), suite_table, needs_gpu=True),
+    "components_cuda": Suite("components_bench", (), components_table, needs_gpu=True),
     "generation_cuda": Entry(
         "generation",
         ("--device", "cuda", "--batch", "1", "8", "32", "128", "512"),

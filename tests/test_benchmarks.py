@@ -233,3 +233,41 @@ def test_trials_that_diverged_are_counted_and_not_averaged(
         if training:
             (folder / "result.json").write_text(json.dumps({"training": training}))
     assert [row[:3] for row in trials.rows(tmp_path)["base"]] == [["base", "1 of 3", "9.00"]]
+
+
+def test_tables_of_a_gpu_have_its_milliseconds_and_memory(kit: Any) -> None:
+    tables = importlib.import_module("tables")
+    page = tables.PAGE.read_text(encoding="utf-8")
+    for name in tables.TABLES:
+        assert page.count(f"<!-- {name} -->") == 1
+    counts = {"operations": 3, "flops": 2e9, "moved": 2**30, "peak": 2**20}
+    entry = {"speed": 2.0, "error": 1e-3, "above_floor": 1.5, "time": 1.0, "difference": 0.0}
+    entry |= {"ms": 1.25, "allocated": 3 * 2**20}
+    step = tables.reference_step.table({"results": {"mtzoo": {**entry, **counts}}})
+    assert step.splitlines()[0].endswith("| ms |")
+    assert step.splitlines()[2].endswith("| 3 | 0e+00 | 1.2 |")
+    codes = tables.suite_table({"results": {"batch 1, folded": entry}})
+    assert codes.splitlines()[0].endswith("| ms | allocator's peak, MiB |")
+    assert codes.splitlines()[2].endswith("| 1.0e-03 | 1.25 | 3 |")
+    parts = {"a, forward, nchw": {**entry, **counts}, "a, forward, bf16": entry}
+    components = tables.components_table({"results": parts}).splitlines()
+    assert "| nchw: ms | nchw: allocator's peak, MiB |" in components[0]
+    assert components[2].endswith("| 1.25 | 3 | 2.00 (1e-03) |")
+    assert tables.TABLES["components_cpu"].surroundings()["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_each_precision_has_its_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    kit = importlib.import_module("bench_kit")
+    asked: list[tuple[torch.dtype, bool]] = []
+
+    def ceilings(_: torch.device, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
+        asked.append((dtype, torch.backends.cudnn.allow_tf32))
+        return 1.0, 1.0
+
+    monkeypatch.setattr(kit, "ceilings", ceilings)
+    kit.limits.cache_clear()
+    for variant in ("folded", "folded, tf32", "folded, bf16", "folded, bf16, compiled"):
+        kit.limits(torch.device("cpu"), kit.kind_of(variant))
+    kit.limits.cache_clear()
+    assert asked == [(torch.float32, False), (torch.float32, True), (torch.bfloat16, False)]
