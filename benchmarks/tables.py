@@ -96,6 +96,7 @@ def components_table(result: Mapping[str, Any]) -> str:
         rows.setdefault(group, {})[variant] = found
     variants = [name for name in next(iter(rows.values())) if name != "nchw"]
     head = ["component", "operations", "GF", "MiB moved", "peak MiB", "times its floor"]
+    head += ["the same again: speed"]
     more = [key for key in GPU_COLUMNS if any(key in f["nchw"] for f in rows.values())]
     head += [f"nchw: {GPU_COLUMNS[key][0]}" for key in more]
     head += [f"{name}: speed (error)" for name in variants]
@@ -104,7 +105,8 @@ def components_table(result: Mapping[str, Any]) -> str:
         plain = found["nchw"]
         line = [group.replace("_", " "), f"{plain['operations']:,}", f"{plain['flops'] / 1e9:.2f}"]
         line += [f"{plain['moved'] / 2**20:.0f}", f"{plain['peak'] / 2**20:.1f}"]
-        line += [f"{plain['above_floor']:.2f}", *(gpu_cell(plain, key) for key in more)]
+        line += [f"{plain['above_floor']:.2f}", f"{plain['speed']:.2f}"]
+        line += [*(gpu_cell(plain, key) for key in more)]
         line += [f"{found[v]['speed']:.2f} ({found[v]['error']:.0e})" for v in variants]
         lines.append(line)
     return markdown(head, lines)

@@ -249,11 +249,24 @@ def test_tables_of_a_gpu_have_its_milliseconds_and_memory(kit: Any) -> None:
     codes = tables.suite_table({"results": {"batch 1, folded": entry}})
     assert codes.splitlines()[0].endswith("| ms | allocator's peak, MiB |")
     assert codes.splitlines()[2].endswith("| 1.0e-03 | 1.25 | 3 |")
+    assert "| the same again: speed |" in tables.components_table(
+        {"results": {"a, forward, nchw": {**entry, **counts}}}
+    )
     parts = {"a, forward, nchw": {**entry, **counts}, "a, forward, bf16": entry}
     components = tables.components_table({"results": parts}).splitlines()
     assert "| nchw: ms | nchw: allocator's peak, MiB |" in components[0]
     assert components[2].endswith("| 1.25 | 3 | 2.00 (1e-03) |")
     assert tables.TABLES["components_cpu"].surroundings()["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_link_is_modelled_no_further_than_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    exchange = importlib.import_module("exchange")
+    entry = {"bytes": 10**8, "times adding alone": 2.0}
+    rows = exchange.table({"results": {"generators": entry}}).splitlines()
+    nvlink = [row for row in rows if "NVLink" in row]
+    assert all(row.endswith("% | - |") for row in nvlink)
+    assert all(row.endswith("% |") for row in rows if "Gbit/s" in row)
 
 
 def test_each_precision_has_its_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
