@@ -1,5 +1,7 @@
 """PSNR and SSIM against scikit-image with the matching settings; best samples and intervals."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -87,14 +89,39 @@ def test_flat_and_dark_pictures_are_scored_without_losing_digits() -> None:
         assert float(ssim(truth, truth)) == pytest.approx(1, abs=1e-6)
 
 
-def test_psnr_is_scikit_images_and_caps_at_equality() -> None:
-    made, truth = videos(3)
-    found = psnr(made, truth)
+# Whether the published evaluation code takes PSNR of each channel and averages.
+BY_CHANNEL = {"svg2018": True, "savp2018": False, "srvp2020": True, "mtzoo": False}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_psnr_is_scikit_images(name: str, channels: int) -> None:
+    made, truth = videos(3, channels=channels)
+    if channels == 3:  # blue is far better than the rest
+        made[..., 2] = (made[..., 2].float() * 0.1 + truth[..., 2].float() * 0.9).byte()
+    found = psnr(made, truth, PROTOCOLS[name].psnr)
     for b in range(2):
         for t in range(3):
-            expected = peak_signal_noise_ratio(truth[b, t].numpy(), made[b, t].numpy())
+            one, two = (clip[b, t].numpy() / 255.0 for clip in (truth, made))
+            parts = [(one, two)]
+            if BY_CHANNEL[name]:
+                parts = [(one[..., c], two[..., c]) for c in range(channels)]
+            expected = np.mean([peak_signal_noise_ratio(*part, data_range=1) for part in parts])
             assert float(found[b, t]) == pytest.approx(expected)
-    assert psnr(truth, truth).unique().tolist() == [100.0]
+    if channels == 3:
+        apart = psnr(made, truth, "channels") - psnr(made, truth, "pooled")
+        assert apart.min() > 1
+
+
+def test_psnr_caps_at_equality() -> None:
+    made, truth = videos(3)
+    for colours in ("pooled", "channels"):
+        assert psnr(truth, truth, colours).unique().tolist() == [100.0]
+    half = made.clone()
+    half[..., 0] = truth[..., 0]
+    others = [psnr(made[..., c : c + 1], truth[..., c : c + 1]) for c in (1, 2)]
+    expected = (100 + others[0] + others[1]) / 3
+    assert torch.allclose(psnr(half, truth, "channels"), expected)
     one = psnr(made[:, :1], truth[:, :1])[:, 0]
     assert torch.equal(one, video_psnr(made[:, :1], truth[:, :1]))
 
@@ -112,7 +139,7 @@ def test_one_truth_serves_all_samples() -> None:
 def test_batches_change_nothing(size: int, seed: int) -> None:
     made, truth = videos(seed, side=16)
     made, truth = made.flatten(0, 1)[:, None], truth.flatten(0, 1)[:, None]
-    for metric in (ssim, psnr):
+    for metric in (ssim, psnr, functools.partial(psnr, colours="channels")):
         whole = metric(made, truth)
         parts = [metric(a, b) for a, b in zip(made.split(size), truth.split(size), strict=True)]
         assert torch.allclose(torch.cat(parts), whole, atol=1e-6, rtol=0)

@@ -142,8 +142,8 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         default="mtzoo",
         metavar="NAME",
-        help="how SSIM is computed and how many samples are drawn: mtzoo, svg2018, savp2018, "
-        "srvp2020 (mtzoo)",
+        help="how SSIM and PSNR are computed and how many samples are drawn: mtzoo, svg2018, "
+        "savp2018, srvp2020 (mtzoo)",
     )
 
 

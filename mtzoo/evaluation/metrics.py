@@ -28,6 +28,11 @@ from mtzoo.errors import MtzooError, did_you_mean
 _VALUES_AT_ONCE = 2**20
 
 
+Colours = Literal["pooled", "channels"]
+"""How a figure takes colour channels together: their errors before the logarithm, or the decibels
+of each by itself."""
+
+
 @dataclass(frozen=True)
 class SsimSettings:
     """How SSIM (Wang, Bovik, Sheikh, Simoncelli, 2004) is computed.
@@ -73,6 +78,7 @@ class Protocol:
         samples: Samples a video, of which the best counts.
         best: ``each``: the best sample is chosen for each metric; ``ssim``: the sample of best
             SSIM counts for all.
+        psnr: How PSNR takes colours together, see `psnr`.
     """
 
     name: str
@@ -80,6 +86,7 @@ class Protocol:
     ssim: SsimSettings
     samples: int
     best: Literal["each", "ssim"] = "each"
+    psnr: Colours = "pooled"
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -89,16 +96,19 @@ PROTOCOLS: dict[str, Protocol] = {
             name="svg2018",
             source=(
                 "Denton, Fergus, Stochastic Video Generation with a Learned Prior (ICML 2018): "
-                "scikit-image's default window on floats in [0, 1], whose range it takes for 2"
+                "scikit-image's default window on floats in [0, 1], whose range it takes for 2; "
+                "PSNR of each channel, averaged"
             ),
             ssim=SsimSettings(window="uniform", size=7, data_range=2.0, sample_covariance=True),
             samples=100,
             best="ssim",
+            psnr="channels",
         ),
         Protocol(
             name="savp2018",
             source=(
-                "Lee et al., Stochastic Adversarial Video Prediction (2018): tf.image.ssim, range 1"
+                "Lee et al., Stochastic Adversarial Video Prediction (2018): tf.image.ssim, range "
+                "1; PSNR of all channels together"
             ),
             ssim=SsimSettings(),
             samples=100,
@@ -107,10 +117,11 @@ PROTOCOLS: dict[str, Protocol] = {
             name="srvp2020",
             source=(
                 "Franceschi et al., Stochastic Latent Residual Video Prediction (ICML 2020): "
-                "Gaussian window, valid area, range 1"
+                "Gaussian window, valid area, range 1; PSNR of each channel, averaged"
             ),
             ssim=SsimSettings(),
             samples=100,
+            psnr="channels",
         ),
         Protocol(
             name="mtzoo",
@@ -140,17 +151,24 @@ def protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def psnr(made: Tensor, truth: Tensor) -> Tensor:
+def psnr(made: Tensor, truth: Tensor, colours: Colours = "pooled") -> Tensor:
     """Peak signal-to-noise ratio of each frame, in dB: 10 log10(255^2 / mean squared error).
 
     Args:
         made: uint8 ``(B, T, H, W, C)``.
         truth: uint8 of the same shape, or ``(1, T, H, W, C)``.
+        colours: ``pooled``: the error is the mean over all channels; ``channels``: decibels of
+            each channel by itself, averaged, which is never less.
 
     Returns:
-        float64 ``(B, T)``; equal frames score 100.
+        float64 ``(B, T)``; equal frames, or with ``channels`` equal channels, score 100.
     """
-    return decibels(square_errors(made, truth))
+    if colours == "pooled":
+        return decibels(square_errors(made, truth))
+    truth = _check(made, truth)
+    each = (frames.flatten(0, 1).movedim(-1, 1).flatten(0, 1) for frames in (made, truth))
+    found = decibels(square_error(*each))
+    return found.view(*made.shape[:2], made.shape[-1]).mean(-1)
 
 
 def square_errors(made: Tensor, truth: Tensor) -> Tensor:

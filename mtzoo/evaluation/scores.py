@@ -111,9 +111,9 @@ class Method:
         name: For people.
         values: By metric, float64: ``(videos, T)`` for metrics of frames (``psnr``, ``ssim``,
             ``lpips``), ``(videos,)`` for metrics of videos (``psnr_video``: PSNR of the mean
-            squared error over all frames that count; ``content`` and ``motion``: 1 where
-            classifiers see in all labels what should be seen, or the share of samples in which
-            they do, and ``content_kind`` and the like for single labels).
+            squared error over all channels and frames that count; ``content`` and ``motion``: 1
+            where classifiers see in all labels what should be seen, or the share of samples in
+            which they do, and ``content_kind`` and the like for single labels).
         first: The first frame that counts; those before it were given.
         fvd: Fréchet Video Distance to the real videos, where it was measured.
         taken_for: What classifiers took videos for: by ``content`` or ``motion``, by label, by
@@ -390,8 +390,9 @@ class _Tally:
         """By metric, ``(N, T)`` or ``(N,)``."""
         made = made.expand(-1, truth.shape[1], -1, -1, -1)
         error = metrics.square_errors(made, truth)
+        pooled = self._protocol.psnr == "pooled"
         return {
-            "psnr": decibels(error),
+            "psnr": decibels(error) if pooled else metrics.psnr(made, truth, "channels"),
             "ssim": metrics.ssim(made, truth, self._protocol.ssim),
             "psnr_video": decibels(error[:, first:].mean(1)),
         }
