@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -144,7 +145,7 @@ def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> 
         found = json.loads(path.read_text("utf-8"))
         whose = hashes.get(found["weights_sha256"])
         command = (
-            f"mtzoo evaluate --model {name} {_data(found['data'], recipe)}--protocol "
+            f"mtzoo evaluate --model {name} {_asked(found, recipe)}--protocol "
             f"{found['protocol']['name']} --videos {found['videos']} --samples "
             f"{found['samples']} --seed {found['seed']} "
             + ("--classifiers classifiers " if found.get("classes") else "")
@@ -179,13 +180,31 @@ def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> 
     return "\n".join(lines)
 
 
-def _data(section: dict[str, Any], recipe: Recipe) -> str:
-    """The options that ask for the data again, each with a space after it."""
+def _asked(found: Mapping[str, Any], recipe: Recipe) -> str:
+    """The options that ask for the data of an evaluation again, each with a space after it."""
+    given = _data(found["data"], recipe)
+    # Results that do not say it are of a time when one seed drew samples and named data.
+    seed = found.get("data_seed", found["seed"] if "data" in given else recipe.seed)
+    if seed != (0 if "data" in given else recipe.seed):
+        given["data-seed"] = seed
+    if found["data"]["frames"] != recipe.data.get("frames"):
+        given["frames"] = found["data"]["frames"]
+    return "".join(f"--{key} {shlex.quote(str(value))} " for key, value in given.items())
+
+
+def _data(section: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The options, of evaluating or of learning a prior, that ask for the data of a section."""
     own = json.loads(json.dumps(recipe.data))
-    other = {key: value for key, value in section.items() if key != "frames"}
-    same = other == {key: value for key, value in own.items() if key != "frames"}
-    data = "" if same else f"--data {section.get('root', section['name'])} "
-    return data + (f"--frames {section['frames']} " if section["frames"] != own["frames"] else "")
+    keys = {*section, *own} - {"frames"}
+    apart = {key for key in keys if (key, section.get(key)) not in own.items()}
+    split = {key.replace("_", "-"): section.get(key) for key in ("split_by", "stride")}
+    if apart <= {"split_by", "stride"}:
+        return {key: split[key] for key in split if key.replace("-", "_") in apart}
+    usual = ("", 1, None)
+    return {
+        "data": section.get("root", section["name"]),
+        **{key: value for key, value in split.items() if value not in usual},
+    }
 
 
 # By metric of an evaluation: its heading on the card, digits, factor.
@@ -206,19 +225,19 @@ def _cell(figure: dict[str, float] | None, metric: str) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _prior(name: str, config: dict[str, Any]) -> str:
+def _prior(name: str, config: dict[str, Any], recipe: Recipe) -> str:
     """The command that taught it what samples are drawn from, where one did."""
     learned = config.get("prior")
     if not isinstance(learned, dict):
         return ""
     given = {"prior": config["model"]["motion_prior"]["name"]}
     given |= {key: learned[key] for key in ("clips", "steps", "seed") if key in learned}
-    if data := learned.get("data"):
-        given |= {"data": data.get("root", data["name"])}
-        given |= {
-            key.replace("_", "-"): data[key] for key in ("split_by", "stride") if data.get(key)
-        }
-    options = "".join(f" --{key} {value}" for key, value in given.items())
+    data = _data(learned["data"], recipe) if learned.get("data") else {}
+    usual = 0 if "data" in data else recipe.seed
+    # One that does not say it is of a time when one seed drew the prior and named data.
+    seed = learned.get("data_seed", learned.get("seed", 0) if "data" in data else usual)
+    given |= data | ({"data-seed": seed} if seed != usual else {})
+    options = "".join(f" --{key} {shlex.quote(str(value))}" for key, value in given.items())
     return f"\nmtzoo prior --model runs/{name} --output {name}{options}"
 
 
@@ -256,7 +275,7 @@ mtzoo transfer --model {name} --image picture.png --video clip.mp4 --output move
 by the recipe beside this file:
 
 ```
-mtzoo fit --recipe recipe.yaml --output runs/{name}{_prior(name, config)}
+mtzoo fit --recipe recipe.yaml --output runs/{name}{_prior(name, config, recipe)}
 ```
 
 **Figures.** {measured or "None yet: `mtzoo evaluate`, then export again with `--results`."}

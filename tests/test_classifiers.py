@@ -19,7 +19,7 @@ from mtzoo.errors import MtzooError
 from mtzoo.evaluation import classifiers
 from mtzoo.evaluation.classifiers import Classifiers, shared, train
 from mtzoo.evaluation.scores import Judges
-from mtzoo.interfaces import PairDataset, as_video
+from mtzoo.interfaces import as_video
 
 CPU = torch.device("cpu")
 FEW = {"content": 2, "motion": 2}
@@ -395,9 +395,9 @@ def test_classifiers_of_a_world_are_read_again(
         learned.extend(some.target_identity for some in data)
         return train(*data, **options)  # type: ignore[arg-type]
 
-    def of_one_identity(*given: Any) -> tuple[PairDataset, dict[str, Any]]:
-        found, data = pairs_of(*given)
-        return found, {**data, "target_identity": "same"}
+    def of_one_identity(*given: Any) -> _use.Asked:
+        found = pairs_of(*given)
+        return found._replace(data={**found.data, "target_identity": "same"})
 
     pairs_of = _use.pairs
     with monkeypatch.context() as patch:

@@ -1,11 +1,13 @@
 """Scoring with models whose answers are known, and the verb on a real one."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from engine_kit import tiny
 from test_cli_media import SECTION
 from test_perceptual import Moments
 from torch import Tensor, nn
@@ -372,6 +374,38 @@ def test_the_verb_says_what_fvd_of_few_videos_means_and_which_weights_lpips_lack
     assert rows["prediction", "repeating the picture"]["fvd"] > 0
 
 
+def test_one_seed_draws_the_pairs_and_another_the_samples(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "run")
+    (tmp_path / "run" / "recipe.yaml").write_text(tiny(tmp_path).to_yaml())  # its seed is 3
+
+    def rows(output: str, *words: str) -> tuple[dict, dict]:
+        given = ["--model", str(tmp_path / "run"), "--videos", "2", "--samples", "2", *words]
+        assert main(["evaluate", *given, "--output", str(tmp_path / output)]) == 0
+        told = json.loads((tmp_path / output / "results.json").read_text())
+        return told, {(m["task"], m["method"]): m for m in told["methods"]}
+
+    copying, drawn = ("transfer", "copying the source"), ("prediction", "mean of samples")
+    pairs_of = {}
+    for name, words, seeds in (
+        ("own", [], (3, 0)),
+        ("own, samples", ["--seed", "1"], (3, 1)),
+        ("own, pairs", ["--data-seed", "0"], (0, 0)),
+        ("named", ["--data", "shapes"], (0, 0)),
+        ("named, samples", ["--data", "shapes", "--seed", "1"], (0, 1)),
+        ("named, pairs", ["--data", "shapes", "--data-seed", "3"], (3, 0)),
+    ):
+        told, found = rows(name, *words)
+        assert (told["data_seed"], told["seed"]) == seeds
+        pairs_of.setdefault(seeds[0], []).append(found[copying]["by_video"])
+        if name == "own":
+            first = found[drawn]["by_video"]
+        if name == "own, samples":
+            assert found[drawn]["by_video"] != first
+    assert all(found == pairs_of[3][0] for found in pairs_of[3])
+    assert all(found == pairs_of[0][0] for found in pairs_of[0])
+    assert pairs_of[0][0] != pairs_of[3][0]
+
+
 def test_the_verb_scores_baselines_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -415,6 +449,9 @@ def write_store(root: Path) -> None:
         (["--data", "shapes", "--samples", "-1"], "--samples"),
         (["--data", "shapes", "--videos", "0"], "--videos"),
         (["--data", "shapes", "--seed", "-1"], "--seed"),
+        (["--data", "shapes", "--data-seed", "-1"], "--data-seed must lie"),
+        (["--data", "shapes", "--stride", "2"], "--stride is for clip stores, and the data are sh"),
+        (["--data", "shapes", "--split-by", "time"], "--split-by is for clip stores"),
         (["--data", "shapes", "--model", "nowhere"], "no such folder: nowhere"),
         (["--data", "taken"], "--data taken: there is no clip store in it"),
         (["--data", "taken/precious"], "--data taken/precious: there is no clip store in it"),

@@ -124,6 +124,24 @@ def test_figures_come_from_results_of_these_weights_only(run: Path, tmp_path: Pa
 
     assert "| task | method | PSNR in dB | SSIM |\n| --- |" in text
 
+    # Pairs that are not those of its recipe, and results from before that was written down.
+    for change, asked in (
+        ({"data_seed": 5}, "--model older --data-seed 5 --protocol"),
+        ({"data_seed": None, "seed": 5}, "--model older --protocol"),
+        (
+            {"data": {"name": "shapes", "frames": 6}, "data_seed": None, "seed": 5},
+            "--model older --data shapes --data-seed 5 --frames 6 --protocol",
+        ),
+        ({"data": {"name": "shapes", "frames": 8}, "data_seed": 3}, "shapes --data-seed 3 --pro"),
+        ({"data": {"name": "shapes", "frames": 8}, "data_seed": 0}, "--data shapes --protocol"),
+    ):
+        older = {**found, **change}
+        results.write_text(json.dumps({k: v for k, v in older.items() if v is not None}))
+        folder = tmp_path / "older"
+        assert cli("export", "--model", run, "--output", folder, "--results", results)[0] == 0
+        assert asked in (folder / "README.md").read_text()
+        shutil.rmtree(folder)
+
     # With classifiers, whose row of real videos has no PSNR.
     half = {"mean": 0.5, "low": 0.25, "high": 0.75, "count": 2}
     found["classes"] = {"content": {"kind": ["disc"]}, "motion": {}}

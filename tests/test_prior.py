@@ -192,7 +192,7 @@ def test_the_verb_writes_a_model_that_draws_from_its_prior_and_moves_as_before(
     config = read_config(output)
     assert config["model"]["motion_prior"]["name"] == "flow"
     assert config["model"]["motion_prior"]["layers"] == 8, "defaults may change, this may not"
-    assert config["prior"] == {"clips": 20, "steps": 30, "seed": 2}
+    assert config["prior"] == {"clips": 20, "steps": 30, "seed": 2, "data_seed": 3}
     assert (output / "recipe.yaml").read_text() == (run / "recipe.yaml").read_text()
 
     before, after = loaded(run), loaded(output)
@@ -237,6 +237,14 @@ def test_a_prior_from_other_data_is_not_passed_on_under_the_first_licence(
     card = (tmp_path / "world" / "README.md").read_text()
     assert "--data faces" in card
     assert "**Licence.** Apache-2.0." in card, "synthetic worlds alone"
+
+    # Before there was --data-seed, --seed drew the pairs of --data, too.
+    config["prior"] |= {"seed": 7}
+    del config["prior"]["data_seed"]
+    (output / "config.json").write_text(json.dumps(config))
+    assert cli("export", "--model", output, "--output", tmp_path / "older")[0] == 0
+    card = (tmp_path / "older" / "README.md").read_text()
+    assert "--seed 7 --data faces --data-seed 7\n" in card
 
     config["prior"]["data"] = {"name": "clips", "root": "store"}
     (output / "config.json").write_text(json.dumps(config))

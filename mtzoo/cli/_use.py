@@ -7,7 +7,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mtzoo.errors import MtzooError
 
@@ -41,10 +41,10 @@ def check_rate(value: float | None) -> None:
         raise MtzooError(f"--fps must lie above 0 and be at most 1000, not {value}")
 
 
-def check_seed(value: int) -> None:
-    """Refuse a seed that torch's generators cannot hold."""
-    if not 0 <= value < 2**63:
-        raise MtzooError(f"--seed must lie between 0 and 2**63 - 1, not {value}")
+def check_seed(value: int | None, option: str = "--seed") -> None:
+    """Refuse a seed that is given and that torch's generators cannot hold."""
+    if value is not None and not 0 <= value < 2**63:
+        raise MtzooError(f"{option} must lie between 0 and 2**63 - 1, not {value}")
 
 
 def check_output(path: str, scale: int | None, *inputs: str) -> Path:
@@ -74,11 +74,30 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "of the run's recipe",
     )
     parser.add_argument(
-        "--split-by", default="", metavar="WAY", help="a store's way to split (its first)"
+        "--data-seed",
+        type=int,
+        metavar="SEED",
+        help="of the pairs that are drawn from the data (the run's where --data is left out, 0 "
+        "elsewhere)",
     )
+    parser.add_argument("--split-by", metavar="WAY", help="a store's way to split (its first)")
     parser.add_argument(
-        "--stride", type=int, default=1, metavar="N", help="frames of a store's video a step (1)"
+        "--stride", type=int, metavar="N", help="frames of a store's video a step (1)"
     )
+
+
+class Asked(NamedTuple):
+    """What the options of `add_data` ask for.
+
+    Attributes:
+        pairs: The split.
+        data: The section of a recipe that describes it.
+        seed: That drew it.
+    """
+
+    pairs: PairDataset
+    data: dict[str, Any]
+    seed: int
 
 
 def pairs(
@@ -86,14 +105,17 @@ def pairs(
     config: Mapping[str, Any],
     model: str | None,
     split: Literal["train", "test"] = "test",
-) -> tuple[PairDataset, dict[str, Any]]:
-    """The split of what ``--data`` and its like ask for, and the section that describes it.
+) -> Asked:
+    """The split of what ``--data`` and its like ask for.
 
     Args:
-        args: With the options of `add_data` and a ``seed``.
+        args: With the options of `add_data`.
         config: ``resolution`` and ``frames`` of the videos.
         model: Folder or name of a model, whose recipe is asked where ``--data`` is left out.
         split: Which part of the data.
+
+    Raises:
+        MtzooError: There are no such data, or an option is given that they have not.
     """
     from mtzoo.data.remote import is_remote
     from mtzoo.data.store import MANIFEST
@@ -101,7 +123,9 @@ def pairs(
     from mtzoo.registries import datasets
     from mtzoo.weights import recipe_file
 
+    check_seed(args.data_seed, "--data-seed")
     sizes = {"resolution": config["resolution"], "frames": config["frames"]}
+    seed = 0
     if args.data is None:
         recipe = recipe_file(model) if model is not None else None
         if recipe is None:
@@ -111,8 +135,8 @@ def pairs(
             )
         found = load_recipe(recipe)
         section = {**found.data, "frames": config["frames"]}
-        return build_dataset(section, split=split, seed=found.seed), section
-    if args.data in datasets.names() and args.data != "clips":
+        seed = found.seed
+    elif args.data in datasets.names() and args.data != "clips":
         section = {"name": args.data, **sizes}
     elif is_remote(args.data) or Path(args.data).exists():
         if not (is_remote(args.data) or (Path(args.data) / MANIFEST).exists()):
@@ -124,8 +148,8 @@ def pairs(
             "name": "clips",
             "root": args.data,
             "frames": config["frames"],
-            "stride": args.stride,
-            "split_by": args.split_by,
+            "stride": 1,
+            "split_by": "",
         }
     else:
         worlds = ", ".join(name for name in datasets.names() if name != "clips")
@@ -133,7 +157,17 @@ def pairs(
             f"--data {args.data}: there is no such folder, nor a synthetic world of that name "
             f"({worlds})"
         )
-    return build_dataset(section, split=split, seed=args.seed), section
+    for option, value in (("stride", args.stride), ("split_by", args.split_by)):
+        if value is None:
+            continue
+        if option not in section:
+            raise MtzooError(
+                f"--{option.replace('_', '-')} is for clip stores, and the data are "
+                f"{section['name']}; leave it out"
+            )
+        section[option] = value
+    seed = seed if args.data_seed is None else args.data_seed
+    return Asked(build_dataset(section, split=split, seed=seed), section, seed)
 
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:

@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
         model, config = _use.load(args.model, device)
     if args.frames is not None:
         config["frames"] = args.frames
-    pairs, data = _use.pairs(args, config, args.model)
+    pairs, data, data_seed = _use.pairs(args, config, args.model)
     trained_for = None
     if args.classifiers is not None:
         networks, trained_for, lacking = _classifiers(args, pairs, data, device)
@@ -171,6 +171,7 @@ def run(args: argparse.Namespace) -> int:
         "classifiers_sha256": args.classifiers and sha256(args.classifiers / WEIGHTS),
         "classifier_steps": trained_for,
         "data": data,
+        "data_seed": data_seed,
         "seed": args.seed,
         "versions": versions(torch.device(device)),
     }

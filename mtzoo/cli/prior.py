@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
     model, config = _use.load(args.model, device)
     if not isinstance(model, DualMTGAN):
         raise MtzooError(f"--model: {args.model} is a {type(model).__name__}, and no dual_mtgan")
-    test, data = _use.pairs(args, config, args.model)
+    test, data, data_seed = _use.pairs(args, config, args.model)
     check_fit(model, test)
-    train, _ = _use.pairs(args, config, args.model, "train")
+    train = _use.pairs(args, config, args.model, "train").pairs
 
     # Built by the recipe's rules, and with it the configuration that builds it again.
     section = resolve_model(
@@ -115,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
         )
     model.networks["motion_prior"] = prior
     learned = {"clips": len(known.first), "steps": args.steps, "seed": args.seed}
-    if args.data is not None:
+    learned["data_seed"] = data_seed
+    if any(given is not None for given in (args.data, args.split_by, args.stride)):
         learned["data"] = data
     kept = {key: value for key, value in config.items() if key != "dtype"}  # it is fp32 now
     _write(output, model, {**kept, "model": section, "prior": learned}, args.model)

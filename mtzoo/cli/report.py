@@ -178,7 +178,7 @@ class _Session:
         for name, folder in _named(args.model).items():
             model, config = _use.load(folder, self.device)
             if not self.models:
-                self.pairs, self.data = _use.pairs(args, config, folder)
+                self.pairs, self.data, self.data_seed = _use.pairs(args, config, folder)
             try:
                 check_fit(model, self.pairs)
             except MtzooError as error:
@@ -261,6 +261,7 @@ class _Session:
             "command": self.command(use),
             "models": {m.name: {"folder": m.folder, "weights": m.weights_sha256} for m in models},
             "data": self.data,
+            "data_seed": self.data_seed,
             "seed": self.args.seed,
             "versions": versions(self.device),
         }
@@ -550,7 +551,8 @@ def _page(session: _Session, folder: Path) -> None:
         ("model", f"{first.name}: {first.folder}, weights {first.weights_sha256[:12]}"),
         *(("beside it", f"{m.name}: {m.folder}, weights {m.weights_sha256[:12]}") for m in others),
         ("data", ", ".join(f"{key}: {value}" for key, value in session.data.items())),
-        ("seed", str(session.args.seed)),
+        ("data seed", str(session.data_seed)),
+        ("seed of the samples", str(session.args.seed)),
         *versions(session.device).items(),
     ]
     table = "".join(
