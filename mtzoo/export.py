@@ -168,8 +168,7 @@ def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> 
     head = ["task", "method", *(_COLUMNS[metric][0] for metric in known)]
     table = [head, ["---"] * len(head), *rows]
     lines = (
-        f"Measured {whose} on {found['videos']} held-out videos; mean and 95 % interval over "
-        "videos:",
+        f"Measured {whose} on {_counted(found)}; mean and 95 % interval over videos:",
         "",
         *(f"| {' | '.join(row)} |" for row in table),
         "",
@@ -178,6 +177,14 @@ def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> 
         "```",
     )
     return "\n".join(lines)
+
+
+def _counted(found: Mapping[str, Any]) -> str:
+    """How many held-out clips were scored, in words."""
+    if not found.get("origins"):
+        return f"{found['videos']} held-out videos"
+    of = f" of {found['available']:,}" if found["videos"] < found["available"] else ""
+    return f"{found['videos']:,}{of} windows of {found['sources']:,} held-out videos"
 
 
 def _asked(found: Mapping[str, Any], recipe: Recipe) -> str:
@@ -221,8 +228,9 @@ def _cell(figure: dict[str, float] | None, metric: str) -> str:
     if figure is None:
         return "–"
     _, digits, factor = _COLUMNS[metric]
-    mean, low, high = (f"{factor * figure[key]:.{digits}f}" for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+    numbers = [figure[key] for key in ("mean", "low", "high")]
+    mean, *ends = [f"{factor * number:.{digits}f}" for number in numbers if number is not None]
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
 def _prior(name: str, config: dict[str, Any], recipe: Recipe) -> str:

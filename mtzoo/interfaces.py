@@ -458,6 +458,7 @@ class PairDataset(Dataset[dict[str, Tensor]], abc.ABC):
     Attributes:
         content_classes: Labels of what is seen, each with the names it may have.
         motion_classes: Labels of how it moves.
+        left_out: How many videos of the split are too short for a clip.
     """
 
     takes: ClassVar[tuple[str, ...]] = ("split", "seed")
@@ -466,6 +467,7 @@ class PairDataset(Dataset[dict[str, Tensor]], abc.ABC):
     channels: int
     frames: int
     has_truth: bool = False
+    left_out: int = 0
     content_classes: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     motion_classes: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     on_disk: ClassVar[bool] = False
@@ -482,6 +484,10 @@ class PairDataset(Dataset[dict[str, Tensor]], abc.ABC):
     def labels(self, position: int) -> dict[str, dict[str, str]]:
         """What the pair shows: for ``video`` and ``target_video``, the name by label."""
         return {"video": {}, "target_video": {}}
+
+    def origin(self, position: int) -> str | None:
+        """The source video that V is cut from, by name; ``None`` where no two pairs share one."""
+        return None
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Iterate over positions 0 to ``len(self) - 1``."""

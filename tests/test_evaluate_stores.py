@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from engine_kit import tiny
 from test_cli_media import SECTION
 
 from mtzoo.data.writer import StoreWriter
+from mtzoo.evaluation.metrics import figure
 from mtzoo.recipe import build_model
 from mtzoo.weights import save_model
 
@@ -91,3 +94,74 @@ def test_the_recipes_own_store_is_split_and_strided_as_asked(tmp_path: Path, sco
         *("--data-seed", "3"),
     )
     assert named["methods"] == told["methods"]
+
+
+def test_windows_are_taken_throughout_a_store_and_all_where_there_are_no_more(
+    tmp_path: Path, scored: Scored
+):
+    store(tmp_path / "store", [8 + 8 * n for n in (1, 3, 2, 4)])
+    whole, out = scored()
+    assert "10 windows of 8 frames from 4 videos, protocol mtzoo" in out
+    assert whole["positions"] == list(range(10))
+    # Videos of one person lie side by side.
+    assert whole["origins"] == ["v0.avi"] + 2 * ["v2.avi"] + 3 * ["v1.avi"] + 4 * ["v3.avi"]
+    assert (whole["videos"], whole["available"], whole["sources"]) == (10, 10, 4)
+    some, out = scored("--videos", 4)
+    assert "4 of 10 windows of 8 frames from 4 videos" in out
+    assert some["positions"] == [0, 2, 5, 7]
+    assert some["origins"] == ["v0.avi", "v2.avi", "v1.avi", "v3.avi"]
+    for few, all_ in zip(some["methods"], whole["methods"], strict=True):
+        for metric, values in few["by_video"].items():
+            assert values == [all_["by_video"][metric][i] for i in (0, 2, 5, 7)]
+
+
+def test_a_windows_samples_are_those_of_its_place_in_the_split(tmp_path: Path, scored: Scored):
+    store(tmp_path / "store", [24] * 4)
+    name = ("prediction", "mean of samples")
+    found = []
+    for words in ((), ("--videos", 4)):
+        told, _ = scored(*words, samples=2)
+        rows = {(m["task"], m["method"]): m for m in told["methods"]}
+        found.append(rows[name]["by_video"]["ssim"])
+    assert found[1] == found[0][::2]
+
+
+def test_intervals_are_over_source_videos(tmp_path: Path, scored: Scored):
+    store(tmp_path / "store", [8 + 8 * n for n in (1, 3, 2, 4)])
+    told, _ = scored()
+    row = told["methods"][0]
+    values = torch.tensor(row["by_video"]["psnr"], dtype=torch.float64)
+    again = figure(values, told["origins"])
+    assert row["psnr"] == asdict(again)
+    assert (row["psnr"]["count"], row["psnr"]["sources"]) == (10, 4)
+    alone = figure(values)
+    assert row["psnr"]["mean"] == alone.mean
+    assert (row["psnr"]["low"], row["psnr"]["high"]) != (alone.low, alone.high)
+
+
+def test_videos_too_short_are_said(tmp_path: Path, scored: Scored, model: Path, cli: Cli):
+    store(tmp_path / "store", [24, 24, 12, 24, 10])
+    told, out = scored()
+    assert told["left_out"] == 2
+    said = "2 test videos are too short for a clip of 8 frames and left out"
+    assert f"note: {said}\n" in out
+    words = ("--model", model, "--videos", 2, "--output", tmp_path / "table")
+    assert cli("report", "table2", *words, "--samples", 2)[0] == 0
+    assert f"{said}." in (tmp_path / "table" / "table2.md").read_text()
+    assert json.loads((tmp_path / "table" / "table2.json").read_text())["left_out"] == 2
+    code, _, err = cli("report", "page", *words[:4], "--samples", 3, "--output", tmp_path / "page")
+    assert code == 0, err
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert len(re.findall(f"<figcaption>[^<]*{said}", page)) == 3
+    store(tmp_path / "whole", [24, 24])
+    told, out = scored("--data", tmp_path / "whole")
+    assert told["left_out"] == 0
+    assert "too short" not in out
+
+
+def test_one_video_has_no_interval(tmp_path: Path, scored: Scored):
+    store(tmp_path / "store", [24] * 4)
+    told, out = scored("--videos", 1)
+    assert "1 of 8 windows of 8 frames from 1 video," in out
+    assert told["methods"][0]["psnr"]["low"] is None
+    assert "[" not in out.split("protocol")[1].split("note:")[0]

@@ -194,6 +194,70 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     assert width == pytest.approx(2 * 1.96 * 2 / 40**0.5, rel=0.1)
 
 
+def test_clips_of_one_video_count_as_one_in_an_interval() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def alike(clips: int) -> tuple[torch.Tensor, list[str]]:
+        values = 2 * torch.randn(30, generator=generator, dtype=torch.float64)
+        values = values.repeat_interleave(clips)
+        noise = 0.1 * torch.randn(len(values), generator=generator, dtype=torch.float64)
+        return 3 + values + noise, [f"video {i // clips}" for i in range(len(values))]
+
+    covered = []
+    for seed in range(200):
+        values, names = alike(5)
+        found = figure(values, names, draws=400, seed=seed)
+        assert (found.count, found.sources) == (150, 30)
+        assert found.mean == pytest.approx(float(values.mean()))
+        assert found.low is not None
+        assert found.high is not None
+        covered.append(found.low <= 3 <= found.high)
+    assert 0.88 < np.mean(covered) < 0.98
+    blind = figure(values, draws=400)
+    assert blind.low is not None
+    assert blind.high is not None
+    assert found.high - found.low > 2 * (blind.high - blind.low)
+    # Which order they are in and what they are called is nothing to it.
+    assert figure(values, list(range(150))) == figure(values)
+    order = torch.arange(150).view(30, 5).T.flatten()
+    mixed = figure(values[order], [names[i] for i in order], draws=400, seed=seed)
+    assert (mixed.low, mixed.high) == pytest.approx((found.low, found.high))
+
+
+def test_videos_of_many_clips_weigh_more() -> None:
+    """By hand: of two videos both, or either twice, are drawn; means are over clips."""
+    found = figure(torch.tensor([1.0, 1.0, 1.0, 5.0]), ["a", "a", "a", "b"], draws=4000)
+    assert found.mean == 2
+    assert (found.low, found.high) == (1, 5)
+    middle = figure(torch.tensor([1.0, 1.0, 1.0, 5.0]), ["a", "a", "a", "b"], level=0.4)
+    assert (middle.low, middle.high) == (2, 2)
+
+
+def test_one_video_has_no_interval() -> None:
+    for values, groups in ((torch.ones(1), []), (torch.arange(3.0), ["a"] * 3)):
+        found = figure(values, groups)
+        assert (found.low, found.high, found.sources) == (None, None, 1)
+        assert str(found) == "1"
+    with pytest.raises(ValueError, match="3 values of 2 clips"):
+        figure(torch.ones(3), ["a", "b"])
+
+
+def test_resamples_are_drawn_in_parts_and_stay_what_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = torch.randn(70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    chosen = torch.randint(70, (2000, 70), generator=torch.Generator().manual_seed(0))
+    ends = torch.quantile(values[chosen].mean(1), torch.tensor([0.025, 0.975]).double()).tolist()
+    whole = figure(values)
+    assert [whole.low, whole.high] == pytest.approx(ends)
+    monkeypatch.setattr("mtzoo.evaluation.metrics._VALUES_AT_ONCE", 500)
+    largest = []
+    drawn = torch.randint
+    monkeypatch.setattr(torch, "randint", lambda *a, **k: largest.append(a[1]) or drawn(*a, **k))
+    assert figure(values) == whole
+    assert largest[0] == (7, 70)
+
+
 def test_an_interval_of_nothing() -> None:
     for values in (torch.tensor([]), torch.tensor([1.0, float("nan")])):
         with pytest.raises(MtzooError, match="not finite"):

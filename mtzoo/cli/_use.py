@@ -170,6 +170,17 @@ def pairs(
     return Asked(build_dataset(section, split=split, seed=seed), section, seed)
 
 
+def short_of(pairs: PairDataset) -> str:
+    """What to say of test videos that are too short for a clip; nothing where there are none."""
+    if not pairs.left_out:
+        return ""
+    videos = f"video{'s are' if pairs.left_out > 1 else ' is'}"
+    return (
+        f"{pairs.left_out:,} test {videos} too short for a clip of {pairs.frames} frames and left "
+        "out"
+    )
+
+
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     """Add ``--protocol``."""
     parser.add_argument(

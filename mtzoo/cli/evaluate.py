@@ -53,7 +53,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--samples", type=int, metavar="N", help="samples a video (the protocol's); 0 for none"
     )
     parser.add_argument(
-        "--videos", type=int, default=256, metavar="N", help="test videos at most (256)"
+        "--videos",
+        type=int,
+        default=256,
+        metavar="N",
+        help="test videos at most, of stores windows from all over the split (256)",
     )
     parser.add_argument(
         "--frames", type=int, metavar="N", help="frames a video (the model's; 16 without one)"
@@ -187,7 +191,8 @@ def run(args: argparse.Namespace) -> int:
         missing |= _draw(scores, folder)
         write_json(folder / "results.json", results)
     _print(scores)
-    for note in [*missing.values(), *judges.notes(scores.videos)]:
+    short = _use.short_of(pairs)
+    for note in [*missing.values(), *([short] if short else []), *judges.notes(scores.videos)]:
         print(f"note: {note}")
     print(f"results: {output}")
     return 0
@@ -326,8 +331,8 @@ def _print(scores: Scores) -> None:
         out.width = 200  # a file has room for rows in one piece
     out.print(
         Text(
-            f"{scores.videos} videos of {scores.frames} frames, protocol {scores.protocol.name}; "
-            "mean and 95 % interval over videos"
+            f"{scores.counted()}, protocol {scores.protocol.name}; mean and 95 % interval over "
+            "videos"
         )
     )
     for task in dict.fromkeys(method.task for method in scores.methods):
@@ -352,8 +357,6 @@ def _print(scores: Scores) -> None:
 
 def _lines(scores: Scores) -> list[str]:
     """What stands below the tables: single labels of classifiers, and diversity."""
-    from mtzoo.evaluation.metrics import figure
-
     lines = []
     real = [method for method in scores.methods if method.task == "real"]
     labels = [(m, v) for method in real for m, v in method.values.items() if m not in _SHOWN]
@@ -361,18 +364,17 @@ def _lines(scores: Scores) -> list[str]:
         told = ", ".join(f"{metric} {100 * values.mean():.1f}" for metric, values in labels)
         lines.append(f"single labels of real test videos right, %: {told}")
     if len(scores.diversity):
-        lines.append(f"samples of one picture differ by {figure(scores.diversity)} of 255 a pixel")
+        apart = scores.figure(scores.diversity)
+        lines.append(f"samples of one picture differ by {apart} of 255 a pixel")
     if len(scores.diversity_lpips):
-        lines.append(f"diversity (LPIPS between samples): {figure(scores.diversity_lpips)}")
+        apart = scores.figure(scores.diversity_lpips)
+        lines.append(f"diversity (LPIPS between samples): {apart}")
     return lines
 
 
 def _cell(method: Method, metric: str) -> str:
     if metric not in method.values:
         return ""
-    digits = _SHOWN[metric][1]
-    figure = method.figure(metric)
     factor = 100 if metric in ("content", "motion") else 1
-    numbers = (figure.mean, figure.low, figure.high)
-    mean, low, high = (f"{factor * number:.{digits}f}" for number in numbers)
-    return f"{mean} [{low},\N{NO-BREAK SPACE}{high}]"
+    told = method.figure(metric).text(f".{_SHOWN[metric][1]}f", factor)
+    return told.replace(", ", ",\N{NO-BREAK SPACE}")

@@ -77,7 +77,11 @@ def _add_options(parser: argparse.ArgumentParser, takes: tuple[str, ...]) -> Non
         )
     if "scores" in takes:
         parser.add_argument(
-            "--videos", type=int, default=256, metavar="N", help="test videos scored at most (256)"
+            "--videos",
+            type=int,
+            default=256,
+            metavar="N",
+            help="test videos scored at most, of stores windows from all over the split (256)",
         )
     if "lpips" in takes:
         _use.add_lpips(parser)
@@ -265,6 +269,7 @@ class _Session:
             "seed": self.args.seed,
             "versions": versions(self.device),
         }
+        told["left_out"] = self.pairs.left_out
         if self.protocol is not None and use != "fig3":
             told |= {"protocol": asdict(self.protocol), "samples": self.samples}
         return {**told, **more}
@@ -321,7 +326,7 @@ def _table2(session: _Session, folder: Path) -> str:
     note = (
         f"Best of {first.samples} samples, chosen {chosen}, and differences between all pairs of "
         f"samples of one picture; brackets are 95 % bootstrap intervals over videos. "
-        f"{_measured(first)} {session.lpips_told}"
+        f"{_measured(session, first)} {session.lpips_told}"
     ).strip()
     lines = [heads, ["---"] * len(heads), *(cells(entry) for entry in entries)]
     text = "".join(f"| {' | '.join(_escaped(cell) for cell in line)} |\n" for line in lines)
@@ -347,7 +352,7 @@ def _table2(session: _Session, folder: Path) -> str:
     }
     write_json(
         folder / "table2.json",
-        session.settings("table2", videos=first.videos, lpips=session.lpips_told, table=figures),
+        session.settings("table2", **first.counts(), lpips=session.lpips_told, table=figures),
     )
     body = [
         '<div class="scores"><table><thead><tr>',
@@ -410,7 +415,7 @@ def _fig3(session: _Session, folder: Path) -> str:
     return _figure(
         folder / "fig3.png",
         "Deterministic transfer: the motion of each source on each target picture (red), "
-        f"{pairs.frames} frames a clip.{truth if pairs.has_truth else ''}",
+        f"{pairs.frames} frames a clip.{truth if pairs.has_truth else ''}{_left_out(session)}",
     )
 
 
@@ -446,7 +451,8 @@ def _fig4(session: _Session, folder: Path) -> str:
         folder / "fig4.png",
         "Stochastic generation: the true video, whose first frame (red) is the input; the first "
         f"motions drawn; and last the one of {session.samples} drawn whose SSIM with the true "
-        f"video is best. Beside each its SSIM, protocol {session.protocol.name}.",
+        f"video is best. Beside each its SSIM, protocol {session.protocol.name}."
+        f"{_left_out(session)}",
     ) + _figure(folder / "fig4.gif", "The same, moving.")
 
 
@@ -473,11 +479,11 @@ def _fig6(session: _Session, folder: Path) -> str:
             rows.append(row)
     _write_csv(folder / "fig6.csv", rows)
     first = next(iter(scored.values()))
-    write_json(folder / "fig6.json", session.settings("fig6", videos=first.videos))
+    write_json(folder / "fig6.json", session.settings("fig6", **first.counts()))
     return _figure(
         folder / "fig6.png",
         f"SSIM and PSNR over time, best of {first.samples} samples at each step; bands are 95 % "
-        f"bootstrap intervals over videos. {_measured(first)}",
+        f"bootstrap intervals over videos. {_measured(session, first)}",
     )
 
 
@@ -489,14 +495,22 @@ MAKERS: dict[str, Callable[[_Session, Path], str]] = {
 }
 
 
-def _measured(scores: Scores) -> str:
+def _measured(session: _Session, scores: Scores) -> str:
     """How scores came to be, in words."""
     ssim = scores.protocol.ssim
     return (
-        f"{scores.videos} videos of {scores.frames} frames, of which the first is the input and is "
-        f"not scored; protocol {scores.protocol.name}: SSIM under a {ssim.window} window of "
-        f"{ssim.size}x{ssim.size}, range {ssim.data_range:g}."
+        f"{scores.counted()}, of which the first is the input and is not scored; protocol "
+        f"{scores.protocol.name}: SSIM under a {ssim.window} window of {ssim.size}x{ssim.size}, "
+        f"range {ssim.data_range:g}.{_left_out(session)}"
     )
+
+
+def _left_out(session: _Session) -> str:
+    """What a caption says of videos too short for a clip, with a space before it."""
+    from mtzoo.cli import _use
+
+    short = _use.short_of(session.pairs)
+    return f" {short}." if short else ""
 
 
 def _heads(frames: int, columns: int) -> list[str]:

@@ -31,21 +31,32 @@ class Steps(Dataset[Any]):
         total: Size of the global batch.
         offset: Index of this rank's first pair in the global batch.
         count: Pairs that this rank takes.
+        positions: Which pairs they are, in order; ``None`` is all of them.
     """
 
-    def __init__(self, pairs: PairDataset, total: int, offset: int = 0, count: int = 0) -> None:
+    def __init__(
+        self,
+        pairs: PairDataset,
+        total: int,
+        offset: int = 0,
+        count: int = 0,
+        positions: Sequence[int] | None = None,
+    ) -> None:
         self.pairs = pairs
         self.total = total
         self.offset = offset
         self.count = count or total
+        self.positions = positions
 
     def __getitem__(self, step: int) -> dict[str, Tensor] | MtzooError:
-        """Positions ``step * total + offset + i``, stacked: uint8 ``(count, T, H, W, C)`` each.
+        """Pairs ``step * total + offset + i``, stacked: uint8 ``(count, T, H, W, C)`` each.
 
         A test split's ``truth`` comes along.
         """
         first = step * self.total + self.offset
-        positions = range(first, first + self.count)
+        positions: Sequence[int] = range(first, first + self.count)
+        if self.positions is not None:
+            positions = [self.positions[number] for number in positions]
         try:
             if (batch := getattr(self.pairs, "batch", None)) is not None:
                 return batch(positions)

@@ -7,6 +7,7 @@ in another way. Matplotlib is imported where a curve is drawn, and only there.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -361,8 +362,8 @@ def table2(scored: Mapping[str, Scores]) -> list[Entry]:
             metric: best.figure(metric) for metric in ("ssim", "psnr")
         }
         if len(scores.diversity_lpips):
-            figures[PERCEPTUAL] = metrics.figure(scores.diversity_lpips)
-        figures[DIVERSITY] = metrics.figure(scores.diversity)
+            figures[PERCEPTUAL] = scores.figure(scores.diversity_lpips)
+        figures[DIVERSITY] = scores.figure(scores.diversity)
         entries.append(Entry(name, figures))
     still = next(iter(scored.values())).method("prediction", "repeating the picture")
     figures = {metric: still.figure(metric) for metric in ("ssim", "psnr")}
@@ -373,10 +374,7 @@ def cells(entry: Entry) -> list[str]:
     """An entry as text: mean and interval by column."""
     told = [entry.name]
     for metric, figure in entry.figures.items():
-        digits = COLUMNS[metric][1]
-        numbers = [] if figure is None else [figure.mean, figure.low, figure.high]
-        mean, *ends = [f"{number:.{digits}f}" for number in numbers] or ["n/a"]
-        told.append(f"{mean} [{', '.join(ends)}]" if ends else mean)
+        told.append("n/a" if figure is None else figure.text(f".{COLUMNS[metric][1]}f"))
     return told
 
 
@@ -434,7 +432,10 @@ def _curve(name: str, baseline: bool, method: Method, frames: int) -> Curve:
         baseline,
         range(method.first + 1, frames + 1),
         {
-            metric: [metrics.figure(at) for at in method.values[metric].unbind(1)[method.first :]]
+            metric: [
+                metrics.figure(at, method.origins)
+                for at in method.values[metric].unbind(1)[method.first :]
+            ]
             for metric in METRICS
         },
     )
@@ -464,7 +465,7 @@ def plot(lines: Sequence[Curve]) -> bytes:
 def chart(lines: Sequence[Curve]) -> Figure:
     """Draw curves as Fig. 6 does: SSIM and PSNR over time, side by side.
 
-    The bands are 95 % intervals over videos.
+    The bands are 95 % intervals over source videos.
 
     Raises:
         MtzooError: Matplotlib is not installed.
@@ -488,7 +489,9 @@ def chart(lines: Sequence[Curve]) -> Figure:
             if curve.baseline:
                 style |= {"color": "#888888", "marker": "", "linewidth": 1.2}
             mean, low, high = (
-                [getattr(f, end) for f in curve.figures[metric]] for end in ("mean", "low", "high")
+                [math.nan if (value := getattr(f, end)) is None else value for f in at]
+                for at in [curve.figures[metric]]
+                for end in ("mean", "low", "high")
             )
             axis.plot(curve.steps, mean, label=curve.name, **style)
             axis.fill_between(curve.steps, low, high, color=style["color"], alpha=0.12, linewidth=0)

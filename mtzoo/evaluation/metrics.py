@@ -13,7 +13,7 @@ that all are scored against, ``(1, T, H, W, C)``: its means and variances are th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from mtzoo.engine.evaluate import decibels, square_error
 from mtzoo.errors import MtzooError, did_you_mean
 
-# Bounds the memory that SSIM's maps take.
+# Bounds the memory that SSIM's maps take, and resamples.
 _VALUES_AT_ONCE = 2**20
 
 
@@ -285,32 +285,58 @@ def _check(made: Tensor, truth: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean over videos with its uncertainty.
+    """A mean over clips with its uncertainty.
 
     Attributes:
         mean: The mean.
-        low: Lower end of its 95 % interval.
+        low: Lower end of its 95 % interval; ``None`` where there is one source video alone, which
+            tells nothing of others.
         high: Upper end.
-        count: How many videos.
+        count: How many clips.
+        sources: How many source videos they are cut from.
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     count: int
+    sources: int
+
+    def text(self, form: str = ".4g", factor: float = 1.0) -> str:
+        """The mean and, where there is one, its interval.
+
+        Args:
+            form: Format of each number.
+            factor: Of each number, 100 for per cent.
+        """
+        mean = f"{factor * self.mean:{form}}"
+        if self.low is None or self.high is None:
+            return mean
+        return f"{mean} [{factor * self.low:{form}}, {factor * self.high:{form}}]"
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        return self.text()
 
 
-def figure(values: Tensor, *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> Figure:
-    """The mean of one value a video, with a percentile bootstrap interval over videos.
+def figure(
+    values: Tensor,
+    groups: Sequence[Hashable] = (),
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Figure:
+    """The mean of one value a clip, with a percentile bootstrap interval over source videos.
+
+    Clips of one video are alike, so what is drawn with replacement is videos, each with all of its
+    clips (a cluster bootstrap).
 
     Args:
-        values: ``(videos,)``.
+        values: ``(clips,)``.
+        groups: The source video of each clip; empty where each has its own.
         draws: Resamples.
         seed: Of the draws.
-        level: Coverage of the interval.
+        level: Coverage of the interval, in (0, 1).
 
     Raises:
         MtzooError: There are no values, or some are not finite.
@@ -318,12 +344,25 @@ def figure(values: Tensor, *, draws: int = 2000, seed: int = 0, level: float = 0
     values = values.detach().double().cpu().flatten()
     if not len(values) or not values.isfinite().all():
         raise MtzooError(f"no interval of {len(values)} values, some of them not finite")
+    groups = groups or range(len(values))
+    if len(groups) != len(values):
+        raise ValueError(f"{len(values)} values of {len(groups)} clips")
+    number = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    mean, count = float(values.mean()), len(number)
+    if count < 2:
+        return Figure(mean, None, None, len(values), count)
+    of = torch.tensor([number[name] for name in groups])
+    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, of, values)
+    sizes = torch.bincount(of)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(values), (draws, len(values)), generator=generator)
-    means = values[chosen].mean(1)
+    means = []
+    for some in torch.ones(draws).split(max(1, _VALUES_AT_ONCE // count)):
+        chosen = torch.randint(count, (len(some), count), generator=generator)
+        means.append(sums[chosen].sum(1) / sizes[chosen].sum(1))
     edge = (1 - level) / 2
-    low, high = torch.quantile(means, torch.tensor([edge, 1 - edge], dtype=torch.float64)).tolist()
-    return Figure(float(values.mean()), low, high, len(values))
+    ends = torch.tensor([edge, 1 - edge], dtype=torch.float64)
+    low, high = torch.quantile(torch.cat(means), ends).tolist()
+    return Figure(mean, low, high, len(values), count)
 
 
 def best_sample(scores: Tensor, *, first: int = 0, lower: bool = False) -> int:

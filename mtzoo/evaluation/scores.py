@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mtzoo.engine.evaluate import decibels
 from mtzoo.engine.loader import Steps, batches, to_batch
+from mtzoo.engine.samples import spread
 from mtzoo.errors import MtzooError
 from mtzoo.evaluation import frechet, metrics
 from mtzoo.evaluation.classifiers import Classifiers
@@ -118,6 +119,7 @@ class Method:
         fvd: Fréchet Video Distance to the real videos, where it was measured.
         taken_for: What classifiers took videos for: by ``content`` or ``motion``, by label, by
             what should be seen, how often each name was.
+        origins: The source video of each clip; empty where each has its own.
     """
 
     task: str
@@ -126,9 +128,10 @@ class Method:
     first: int = 0
     fvd: float | None = None
     taken_for: TakenFor = field(default_factory=dict)
+    origins: Sequence[str] = ()
 
     def figure(self, metric: str, *, first: int | None = None) -> metrics.Figure:
-        """Mean over frames that count and over videos, with its interval over videos.
+        """Mean over frames that count and over clips, with its interval over source videos.
 
         Args:
             metric: One of ``values``.
@@ -137,7 +140,7 @@ class Method:
         values = self.values[metric]
         if values.ndim == 2:
             values = values[:, self.first if first is None else first :].mean(1)
-        return metrics.figure(values)
+        return metrics.figure(values, self.origins)
 
     def as_json(self) -> dict[str, object]:
         """Figures with intervals, means by time and each video's values, as JSON values."""
@@ -173,7 +176,8 @@ class Scores:
 
     Attributes:
         protocol: How it was measured.
-        videos: How many videos.
+        videos: How many clips were scored; of worlds each is a video of its own, of stores a
+            window of a video.
         samples: Samples a video in the prediction.
         frames: Frames a video.
         methods: The model and the baselines, task by task.
@@ -181,6 +185,10 @@ class Scores:
             [0, 255], a video; ``(videos,)``. 0 where all samples are alike.
         diversity_lpips: The same as LPIPS, which is the diversity of the paper's Table II;
             ``(videos,)``, empty where it was not measured.
+        positions: Which pairs of the test split they are.
+        available: How many it has.
+        origins: The source video of each clip; empty where each has its own.
+        left_out: How many videos of the split are too short for a clip.
     """
 
     protocol: metrics.Protocol
@@ -190,6 +198,40 @@ class Scores:
     methods: list[Method] = field(default_factory=list)
     diversity: Tensor = field(default_factory=lambda: torch.zeros(0))
     diversity_lpips: Tensor = field(default_factory=lambda: torch.zeros(0))
+    positions: Sequence[int] = ()
+    available: int = 0
+    origins: Sequence[str] = ()
+    left_out: int = 0
+
+    @property
+    def sources(self) -> int:
+        """How many source videos the clips are cut from."""
+        return len(set(self.origins)) or self.videos
+
+    def figure(self, values: Tensor) -> metrics.Figure:
+        """Mean of one value a clip, ``(videos,)``, with its interval over source videos."""
+        return metrics.figure(values, self.origins)
+
+    def counted(self) -> str:
+        """How many of what was scored, in words."""
+        if not self.origins:
+            return f"{self.videos:,} video{'s' * (self.videos != 1)} of {self.frames} frames"
+        of = f" of {self.available:,}" if self.videos < self.available else ""
+        return (
+            f"{self.videos:,}{of} window{'s' * (self.available != 1)} of {self.frames} frames from "
+            f"{self.sources:,} video{'s' * (self.sources != 1)}"
+        )
+
+    def counts(self) -> dict[str, object]:
+        """The same as JSON values, with which they are."""
+        return {
+            "videos": self.videos,
+            "available": self.available,
+            "sources": self.sources,
+            "left_out": self.left_out,
+            "positions": list(self.positions),
+            "origins": list(self.origins) or None,
+        }
 
     def method(self, task: str, name: str) -> Method:
         """One of ``methods``."""
@@ -197,8 +239,8 @@ class Scores:
 
     def as_json(self) -> dict[str, object]:
         """Everything, as JSON values: figures with intervals, and each video's values."""
-        spread = {
-            name: dataclasses.asdict(metrics.figure(values)) if len(values) else None
+        apart = {
+            name: dataclasses.asdict(self.figure(values)) if len(values) else None
             for name, values in (
                 ("diversity", self.diversity),
                 ("diversity_lpips", self.diversity_lpips),
@@ -206,12 +248,23 @@ class Scores:
         }
         return {
             "protocol": {**dataclasses.asdict(self.protocol), **_ALWAYS},
-            "videos": self.videos,
+            **self.counts(),
             "samples": self.samples,
             "frames": self.frames,
-            **spread,
+            **apart,
             "methods": [method.as_json() for method in self.methods],
         }
+
+
+def chosen(pairs: PairDataset, videos: int) -> Sequence[int]:
+    """Positions of the ``videos`` test pairs that are scored, fewer where there are fewer.
+
+    Of a world the first, for its pairs are alike; of a store, whose windows of one person and one
+    video lie side by side, windows throughout the split.
+    """
+    if pairs.on_disk:
+        return spread(videos, len(pairs))
+    return range(min(videos, len(pairs)))
 
 
 def score(
@@ -227,7 +280,7 @@ def score(
     workers: int = 0,
     progress: Progress = silent,
 ) -> Scores:
-    """Score a model on the first ``videos`` test pairs.
+    """Score a model on test pairs, those that `chosen` names.
 
     The model sees one video at a time, each with a stream of random numbers of its own, so that a
     video's scores depend neither on how many others are scored nor on who loads them.
@@ -251,25 +304,32 @@ def score(
     if model is not None:
         check_fit(model, pairs)
     judges = judges or Judges()
-    count = min(videos, len(pairs))
+    positions = chosen(pairs, videos)
+    count = len(positions)
     samples = protocol.samples if samples is None else samples
     tally = _Tally(protocol, judges)
-    items = batches(Steps(pairs, 1), 0, count, workers=workers, pin=False)
+    steps = Steps(pairs, 1, positions=positions)
+    items = batches(steps, 0, count, workers=workers, pin=False)
     devices = [device] if device.type == "cuda" else []
     with contextlib.closing(items), _exact(), torch.random.fork_rng(devices=devices):
-        for index, item in enumerate(items):
-            progress(index, count)
-            clips = _clips(model, item, samples, device=device, seed=seed, index=index)
-            tally.add(clips, pairs.labels(index))
+        for done, (position, item) in enumerate(zip(positions, items, strict=True)):
+            progress(done, count)
+            clips = _clips(model, item, samples, device=device, seed=seed, index=position)
+            tally.add(clips, pairs.labels(position))
     progress(count, count)
+    origins = [name for position in positions if (name := pairs.origin(position)) is not None]
     return Scores(
         protocol,
         count,
         samples,
         pairs.frames,
-        tally.methods(),
+        [dataclasses.replace(method, origins=origins) for method in tally.methods()],
         tally.spread("pixels"),
         tally.spread("lpips"),
+        positions=positions,
+        available=len(pairs),
+        origins=origins,
+        left_out=pairs.left_out,
     )
 
 

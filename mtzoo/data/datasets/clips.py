@@ -205,6 +205,11 @@ class ClipsDataset(PairDataset):
         (source, _), (target, _), _ = self._pair(position)
         return {"video": dict(source.labels), "target_video": dict(target.labels)}
 
+    def origin(self, position: int) -> str:
+        """The source video of the pair at ``position``, by its file's name."""
+        (source, _), _, _ = self._pair(position)
+        return source.source or source.id
+
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """The pairs at ``positions``, stacked: each key's values with a first dimension more."""
         pairs = [self._pair(position) for position in positions]
