@@ -165,3 +165,16 @@ def test_one_video_has_no_interval(tmp_path: Path, scored: Scored):
     assert "1 of 8 windows of 8 frames from 1 video," in out
     assert told["methods"][0]["psnr"]["low"] is None
     assert "[" not in out.split("protocol")[1].split("note:")[0]
+
+
+def test_a_transfer_that_nobody_judges_is_said(tmp_path: Path, scored: Scored):
+    for name, labels, way_out in (
+        ("store", True, "--classifiers DIR"),
+        ("bare", False, "no label person or action"),
+    ):
+        store(tmp_path / name, [24] * 2, labels=labels)
+        told, out = scored("--data", tmp_path / name)
+        assert "transfer" not in {method["task"] for method in told["methods"]}
+        assert way_out in told["not_measured"]["transfer"]
+        assert f"note: {told['not_measured']['transfer']}\n" in out
+    assert "transfer" not in scored("--data", "shapes", "--videos", 1)[0]["not_measured"]

@@ -143,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
     if args.frames is not None:
         config["frames"] = args.frames
     pairs, data, data_seed = _use.pairs(args, config, args.model)
+    if not pairs.has_truth and args.classifiers is None:
+        missing["transfer"] = _unjudged(pairs)
     trained_for = None
     if args.classifiers is not None:
         networks, trained_for, lacking = _classifiers(args, pairs, data, device)
@@ -196,6 +198,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {note}")
     print(f"results: {output}")
     return 0
+
+
+def _unjudged(pairs: PairDataset) -> str:
+    """Why transfers have no score where there is no truth and nobody else who judges."""
+    told = "no transfer score: nobody knows the true answer"
+    if pairs.content_classes or pairs.motion_classes:
+        return f"{told}; classifiers say what is seen: --classifiers DIR"
+    return f"{told}, and the data have no label person or action that classifiers could learn"
 
 
 def _draw(scores: Scores, folder: Path) -> dict[str, str]:
