@@ -107,8 +107,10 @@ def test_table2_and_fig6_say_what_evaluate_says(runs: Path, tmp_path: Path) -> N
     report("fig6", *models, *SCORING, "--output", tmp_path / "fig6")
     table = {row["method"]: row for row in rows_of(tmp_path / "table2" / "table2.csv")}
     curves = rows_of(tmp_path / "fig6" / "fig6.csv")
-    assert list(table) == ["full", "no D_I", "repeating the picture"]
-    assert len(curves) == 3 * 7  # the first of 8 frames is the input
+    both = ["full: reconstruction", "no D_I: reconstruction"]
+    assert list(table) == ["full", "no D_I", *both, "repeating the picture"]
+    assert len(curves) == 4 * 7  # the first of 8 frames is the input
+    assert {row["method"] for row in curves} == {"full", "no D_I", both[0], "repeating the picture"}
     for name, run in (("full", "one"), ("no D_I", "two")):
         output = tmp_path / run
         words = ["evaluate", "--model", runs / run, *SCORING, "--output", output]
@@ -123,15 +125,22 @@ def test_table2_and_fig6_say_what_evaluate_says(runs: Path, tmp_path: Path) -> N
             at = [row for row in curves if row["method"] == name]
             assert [int(row["time_step"]) for row in at] == list(range(2, 9))
             assert [float(row[metric]) for row in at] == pytest.approx(over_time[1:])
-            still = found["prediction", "repeating the picture"]["by_time"][metric]
-            at = [row for row in curves if row["method"] == "repeating the picture"]
-            assert [float(row[metric]) for row in at] == pytest.approx(still[1:])
-            for row in at:
-                assert float(row[f"{metric}_low"]) <= float(row[metric])
-                assert float(row[metric]) <= float(row[f"{metric}_high"])
-    # A picture that stands still has one answer, which cannot differ from itself.
+            again = found["prediction", "reconstruction"][metric]
+            assert float(table[f"{name}: reconstruction"][metric]) == pytest.approx(again["mean"])
+            beside = {"repeating the picture": "repeating the picture"}
+            if name == "full":  # of others the curve would be one too many
+                beside |= {both[0]: "reconstruction"}
+            for line, method in beside.items():
+                at = [row for row in curves if row["method"] == line]
+                over_time = found["prediction", method]["by_time"][metric]
+                assert [float(row[metric]) for row in at] == pytest.approx(over_time[1:])
+                for row in at:
+                    assert float(row[f"{metric}_low"]) <= float(row[metric])
+                    assert float(row[metric]) <= float(row[f"{metric}_high"])
+    # What has one answer cannot differ from itself.
     assert float(table["full"]["pixel_diversity"]) > 0
-    assert table["repeating the picture"]["pixel_diversity"] == ""
+    for name in (*both, "repeating the picture"):
+        assert table[name]["pixel_diversity"] == ""
 
 
 def test_table2_as_markdown_and_json(
@@ -144,7 +153,8 @@ def test_table2_as_markdown_and_json(
     lines = text.splitlines()
     assert lines[0].startswith("| method | SSIM ↑ | PSNR in dB ↑ |")
     assert lines[2].startswith("| a\\|b | 0.")
-    assert re.match(r"\| repeating the picture \| .* \| n/a \|$", lines[3])
+    assert re.match(r"\| reconstruction \| .* \| n/a \|$", lines[3])
+    assert re.match(r"\| repeating the picture \| .* \| n/a \|$", lines[4])
     assert "95 %" in text
     assert "LPIPS was not measured: LPIPS needs the weights" in text
     told = json.loads((tmp_path / "out" / "table2.json").read_text())
@@ -207,6 +217,7 @@ def test_fig6_shows_every_line_in_its_colour_and_names_it(runs: Path) -> None:
     lines = figures.curves(dict.fromkeys(names, scored))
     assert [(line.name, line.baseline) for line in lines] == [
         *((name, False) for name in names),
+        ("full: reconstruction", True),
         ("repeating the picture", True),
     ]
     figure = figures.chart(lines)

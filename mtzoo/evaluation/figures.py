@@ -350,7 +350,7 @@ the third."""
 
 
 def table2(scored: Mapping[str, Scores]) -> list[Entry]:
-    """Lines of Table II: every model, and the picture that stands still.
+    """Lines of Table II: every model, each one's reconstruction, and the picture that stands still.
 
     Args:
         scored: By model; all with one protocol, on the same videos.
@@ -365,9 +365,21 @@ def table2(scored: Mapping[str, Scores]) -> list[Entry]:
             figures[PERCEPTUAL] = scores.figure(scores.diversity_lpips)
         figures[DIVERSITY] = scores.figure(scores.diversity)
         entries.append(Entry(name, figures))
-    still = next(iter(scored.values())).method("prediction", "repeating the picture")
-    figures = {metric: still.figure(metric) for metric in ("ssim", "psnr")}
-    return [*entries, Entry(still.name, {key: figures.get(key) for key in entries[0].figures})]
+    first = next(iter(scored.values()))
+    beside = [
+        (_rebuilt(name, scored), scores.method("prediction", "reconstruction"))
+        for name, scores in scored.items()
+    ]
+    still = first.method("prediction", "repeating the picture")
+    for name, method in [*beside, (still.name, still)]:
+        figures = {metric: method.figure(metric) for metric in ("ssim", "psnr")}
+        entries.append(Entry(name, {key: figures.get(key) for key in entries[0].figures}))
+    return entries
+
+
+def _rebuilt(name: str, scored: Mapping[str, Scores]) -> str:
+    """What the reconstruction of a model's is called beside others."""
+    return "reconstruction" if len(scored) == 1 else f"{name}: reconstruction"
 
 
 def cells(entry: Entry) -> list[str]:
@@ -399,7 +411,9 @@ class Curve:
 
 
 def curves(scored: Mapping[str, Scores]) -> list[Curve]:
-    """SSIM and PSNR over time of every model, best of its samples at each step, and of a still.
+    """SSIM and PSNR over time of every model, best of its samples at each step, and of baselines.
+
+    Those are the first model's reconstruction and the picture that stands still.
 
     Args:
         scored: By model; all with one protocol, on the same videos.
@@ -409,10 +423,13 @@ def curves(scored: Mapping[str, Scores]) -> list[Curve]:
         for name, scores in scored.items()
     ]
     first = next(iter(scored.values()))
-    still, frames = first.method("prediction", "repeating the picture"), first.frames
+    rebuilt, still = (
+        first.method("prediction", name) for name in ("reconstruction", "repeating the picture")
+    )
+    baselines = [(_rebuilt(next(iter(scored)), scored), True, rebuilt), (still.name, True, still)]
     return [
-        _curve(name, baseline, method, frames)
-        for name, baseline, method in [*chosen, (still.name, True, still)]
+        _curve(name, baseline, method, first.frames)
+        for name, baseline, method in [*chosen, *baselines]
     ]
 
 
@@ -487,7 +504,8 @@ def chart(lines: Sequence[Curve]) -> Figure:
                 "linewidth": 1.8,
             }
             if curve.baseline:
-                style |= {"color": "#888888", "marker": "", "linewidth": 1.2}
+                line = _LINES[sum(other.baseline for other in lines[:number]) % len(_LINES)]
+                style |= {"color": "#888888", "linestyle": line, "marker": "", "linewidth": 1.2}
             mean, low, high = (
                 [math.nan if (value := getattr(f, end)) is None else value for f in at]
                 for at in [curve.figures[metric]]
