@@ -9,7 +9,8 @@ three sources of entries:
   is imported;
 - entries registered at run time with [`Registry.register`][mtzoo.registry.Registry.register].
 
-A name belongs to whoever has it: built-ins cannot be shadowed, a name taken twice is an error.
+A name belongs to whoever has it: built-ins cannot be shadowed, and a name that two have is an error
+for whoever asks for it, and for nobody else.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -28,6 +30,8 @@ import catalogue
 from mtzoo.errors import MtzooError, did_you_mean
 
 T = TypeVar("T", bound=type)
+
+_NAME = re.compile(r"[A-Za-z0-9][\w+-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,27 @@ class Registry:
         """Return a class decorator that registers the class as ``name``.
 
         Raises:
-            MtzooError: The name is taken by another class, or belongs to a built-in or plug-in
+            MtzooError: No recipe can state the name, ``card`` is none, what is decorated is no
+                class, or the name is taken by another class or belongs to a built-in or plug-in
                 that the decorated class is not.
         """
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise MtzooError(
+                f"no recipe can state {name!r} as the name of a {self.title}; take letters, "
+                "digits, '_', '-' and '+', a letter or digit first"
+            )
+        if not isinstance(card, Card):
+            raise MtzooError(
+                f"{self.title} {name!r} is registered with {card!r} in place of its card; pass a "
+                "mtzoo.Card"
+            )
 
         def decorate(target: T) -> T:
+            if not isinstance(target, type):
+                raise MtzooError(
+                    f"{self.title} {name!r} is to be {target!r}, which is no class; register the "
+                    "class itself"
+                )
             owner = self._owner(name)
             known = self._entries.get(name)
             origin = f"{target.__module__}.{target.__qualname__}"
@@ -121,29 +141,38 @@ class Registry:
     def plugins(self) -> dict[str, importlib.metadata.EntryPoint]:
         """Entry points that installed packages offer under this kind; imports none of them.
 
-        Raises:
-            MtzooError: Two packages offer one name, or a package takes the name of a built-in.
+        Those whose name another has too are left out, see `clashes`.
         """
+        return self._offers()[0]
+
+    def clashes(self) -> dict[str, str]:
+        """Messages about names that a package offers and another or mtzoo has too, by name."""
+        return self._offers()[1]
+
+    def _offers(self) -> tuple[dict[str, importlib.metadata.EntryPoint], dict[str, str]]:
         found: dict[str, importlib.metadata.EntryPoint] = {}
+        clashes: dict[str, str] = {}
         builtins = set(self.builtins())
         for point in importlib.metadata.entry_points(group=self.group):
             package = point.dist.name if point.dist else point.value
             if point.name in builtins:
-                raise MtzooError(
+                clashes[point.name] = (
                     f"the installed package {package!r} names its {self.title} {point.name!r}, "
                     "which is built in and cannot be replaced; uninstall it or rename its entry"
                 )
-            if point.name in found and found[point.name].value != point.value:
-                raise MtzooError(
+            elif point.name in found and found[point.name].value != point.value:
+                clashes[point.name] = (
                     f"two installed packages offer the {self.title} {point.name!r} "
                     f"({found[point.name].value} and {point.value}); uninstall one of them"
                 )
-            found[point.name] = point
-        return found
+            else:
+                found[point.name] = point
+        return {name: point for name, point in found.items() if name not in clashes}, clashes
 
     def names(self) -> list[str]:
         """All names, sorted, without importing a component."""
-        return sorted({*self.builtins(), *self.plugins(), *self._entries})
+        plugins, clashes = self._offers()
+        return sorted({*self.builtins(), *plugins, *clashes, *self._entries})
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()
@@ -152,13 +181,17 @@ class Registry:
         """Return the entry called ``name``, importing that one and no other.
 
         Raises:
-            MtzooError: Nothing is called so (the message lists the nearest and all names), or
-                the plug-in that offers it cannot be imported or breaks the contract.
+            MtzooError: Nothing is called so (the message lists the nearest and all names), two
+                are, or the plug-in that offers it cannot be imported or breaks the contract.
         """
-        if name not in self._entries:
-            if name in self.builtins():
+        known = self._entries.get(name)
+        if known is None or not f"{known.target.__module__}.".startswith(f"{self._package}."):
+            plugins, clashes = self._offers()
+            if name in clashes:
+                raise MtzooError(clashes[name])
+            if known is None and name in self.builtins():
                 importlib.import_module(f"{self._package}.{name}")
-            elif name in (plugins := self.plugins()):
+            elif known is None and name in plugins:
                 self._load_plugin(name, plugins[name])
         if name not in self._entries:
             raise MtzooError(self.unknown(name))
@@ -167,6 +200,12 @@ class Registry:
     def get(self, name: str) -> type:
         """Return the class registered as ``name``; raises as `entry` does."""
         return self.entry(name).target
+
+    def refusal(self, name: str) -> str | None:
+        """Why nothing can be had by ``name``, in words; imports nothing."""
+        if (clash := self.clashes().get(name)) is not None:
+            return clash
+        return None if name in self else self.unknown(name)
 
     def unknown(self, name: str) -> str:
         """The message for a name that nothing is registered under."""
@@ -181,7 +220,7 @@ class Registry:
         package = point.dist.name if point.dist else point.value
         try:
             target = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MtzooError(
                 f"the {self.title} {name!r} of the installed package {package!r} cannot be "
                 f"imported ({type(error).__name__}: {error}); update or uninstall that package"

@@ -200,4 +200,9 @@ def test_a_built_in_cannot_be_replaced(tmp_path: Path) -> None:
     ) in done.stdout
     done = python(folder, "-m", "mtzoo", "ls", "--names")
     assert "content_encoders dcgan" in done.stdout
+    listed = " ".join(python(folder, "-m", "mtzoo", "ls", "content_encoders").stdout.split())
+    assert "dcgan cannot be used: the installed package 'mtzoo_usurper' names its" in listed
+    assert "timm" in listed
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("mean_colour, content_dim: 6", "resnet"))
+    done = python(folder, "-m", "mtzoo", "validate", "r.yaml")
     assert "imported although" not in done.stdout + done.stderr

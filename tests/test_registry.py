@@ -178,6 +178,20 @@ def test_the_zoos_own_names_cannot_be_shadowed() -> None:
             assert mtzoo.describe(kind, name).target is not Impostor
 
 
+@pytest.mark.parametrize("name", ["a.b", "a b", "", "_a", "a/b", "-a", "a:b", 5, None])
+def test_a_name_that_no_recipe_can_state_is_refused(things: Registry, name: object) -> None:
+    with pytest.raises(MtzooError, match=f"no recipe can state {name!r} as the name of a thing"):
+        things.register(name, CARD)  # type: ignore[arg-type]
+
+
+def test_what_is_no_class_or_has_no_card_is_refused(things: Registry) -> None:
+    with pytest.raises(MtzooError, match="thing 'own' is registered with None in place of its ca"):
+        things.register("own", None)  # type: ignore[arg-type]
+    with pytest.raises(MtzooError, match=r"thing 'own' is to be .*, which is no class"):
+        things.register("own", CARD)(len)  # type: ignore[type-var]
+    assert "own" not in things
+
+
 # Plug-ins
 
 
@@ -186,13 +200,25 @@ def test_plug_in_cannot_take_a_built_in_name(
 ) -> None:
     offer(monkeypatch, ("plain", "somewhere:Thing"))
     with pytest.raises(MtzooError, match="'plain', which is built in"):
-        things.names()
+        things.get("plain")
+    assert things.names() == ["liar", "plain"]
 
 
 def test_two_plug_ins_with_one_name(things: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, ("new", "one:Thing"), ("new", "two:Thing"))
     with pytest.raises(MtzooError, match=r"two installed packages offer the thing 'new' .*one:T"):
-        things.names()
+        things.get("new")
+    assert "one:Thing and two:Thing" in (things.refusal("new") or "")
+
+
+def test_a_clash_is_in_nobody_else_s_way(things: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, ("new", "one:Thing"), ("new", "two:Thing"), ("other", "fractions:Fraction"))
+    assert things.names() == ["liar", "new", "other", "plain"]
+    assert list(things.plugins()) == ["other"]
+    assert list(things.clashes()) == ["new"]
+    assert things.refusal("plain") is None
+    assert things.get("plain").__name__ == "Plain"
+    assert things.register("own", CARD)(type("Own", (), {})) is things.get("own")
 
 
 def test_broken_plug_in_is_one_line_and_hurts_nobody_else(
@@ -203,6 +229,15 @@ def test_broken_plug_in_is_one_line_and_hurts_nobody_else(
     assert things.get("plain")
     with pytest.raises(MtzooError, match=r"'broken' of the installed .*cannot be imported"):
         things.get("broken")
+
+
+def test_a_plug_in_that_leaves_on_import_is_one_line(
+    things: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / f"{things._package}_leaver.py").write_text("raise SystemExit(0)\n")
+    offer(monkeypatch, ("leaver", f"{things._package}_leaver:Thing"))
+    with pytest.raises(MtzooError, match=r"'leaver' .* cannot be imported \(SystemExit: 0\)"):
+        things.get("leaver")
 
 
 def test_plug_in_without_card(things: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

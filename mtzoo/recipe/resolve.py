@@ -160,8 +160,8 @@ def check_names(
             f"components only{_known(registry)}",
         )
     if registry is not None:
-        if name not in registry:
-            raise where.fault((*key, "name"), registry.unknown(name))
+        if (refusal := registry.refusal(name)) is not None:
+            raise where.fault((*key, "name"), refusal)
     elif not any(name in REGISTRIES[kind] for kind in SLOT_KINDS):
         every = sorted({n for kind in SLOT_KINDS for n in REGISTRIES[kind].names()})
         raise where.fault(
