@@ -395,6 +395,12 @@ def test_sizes_that_cannot_work_name_the_part_and_the_line(base: Path) -> None:
     assert fault(base).startswith(f"{base}:13: objective.lambda_1: ")
 
 
+@pytest.mark.parametrize("option", ["kinds", "families", "backgrounds"])
+def test_an_empty_list_is_laid_to_its_own_key(base: Path, option: str) -> None:
+    with pytest.raises(MtzooError, match=rf"^--data\.{option}: no .* is given; choose from "):
+        check_recipe(load_recipe(base, [f"--data.{option}=[]"]))
+
+
 def test_an_objective_or_engine_out_of_range_names_its_key(base: Path) -> None:
     assert fault(base, "--engine.steps", "0").startswith("--engine.steps: 0 is too small")
     base.write_text(BASE.replace("betas: [0, 0.9]", "betas: [0, 1]"))

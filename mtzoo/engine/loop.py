@@ -33,7 +33,7 @@ from mtzoo.engine.step import HALVES, Step
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Component, Draws, Model, Objective, PairDataset, check_frames
 from mtzoo.recipe import Recipe, build_dataset, build_model, build_objective, load_recipe
-from mtzoo.recipe.build import check_together
+from mtzoo.recipe.build import check_together, try_objective
 
 SAMPLE_PAIRS = 3
 
@@ -112,7 +112,11 @@ def _build(recipe: Recipe, processes: int) -> Built:
             raise MtzooError(f"dataset {who!r}: its {split} split is empty")
     torch.manual_seed(recipe.seed)  # initial weights are the same on all ranks
     model = build_model(
-        recipe.model, resolution=train.resolution, channels=train.channels, where=where
+        recipe.model,
+        resolution=train.resolution,
+        channels=train.channels,
+        frames=train.frames,
+        where=where,
     )
     objective = build_objective(recipe.objective, where=where)
     check_together(recipe, model, objective, processes)
@@ -125,6 +129,7 @@ def _build(recipe: Recipe, processes: int) -> Built:
         raise first
     loader.check_items(first, train, who)
     batch = loader.to_batch(first, torch.device("cpu"))
+    try_objective(recipe, objective, model, batch)
     model.eval()
     with torch.no_grad():
         model.transfer(batch.target[:1], batch.video[:1])

@@ -7,8 +7,9 @@ takes and gives from its base class.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtzoo.errors import MtzooError
@@ -19,11 +20,17 @@ from mtzoo.registries import REGISTRIES
 from mtzoo.registry import Registry
 
 if TYPE_CHECKING:
-    from mtzoo.interfaces import Model, Objective, PairDataset
+    from mtzoo.interfaces import Batch, Model, Objective, PairDataset
 
 # What torch and NumPy raise where an option's value cannot work (a negative width, say). Other
-# exceptions are defects of the component and keep their traceback.
+# exceptions are defects of the component and keep their traceback, where the component is ours.
 _UNWORKABLE = (ValueError, RuntimeError, ZeroDivisionError, OverflowError, AssertionError)
+
+# A check of a recipe tries no part of more numbers than this, a quarter of a gigabyte; `fit` does.
+_CHEAP = 1 << 26
+
+# Length of the clips that parts are tried on where only the data itself says it.
+_FRAMES = 8
 
 
 def build_model(
@@ -32,6 +39,7 @@ def build_model(
     resolution: int,
     channels: int,
     download: bool = True,
+    frames: int | None = None,
     where: Where | None = None,
 ) -> Model:
     """Build a model and the parts in its slots.
@@ -42,18 +50,25 @@ def build_model(
         channels: Colour channels of a frame.
         download: False takes every option called ``pretrained`` as false: where weights are
             loaded afterwards, or only sizes are of interest, none need to be fetched.
+        frames: Where given, parts that come from other packages than mtzoo are tried on a tiny
+            batch of clips of so many frames.
         where: Where ``config`` was written, to begin messages with.
 
     Raises:
-        MtzooError: The section is wrong, or a part refuses its size.
+        MtzooError: The section is wrong, a part refuses its size or breaks its contract.
     """
     where = where or Where()
     section = _resolved(config, "model", where)
-    return _build_model(section, resolution, channels, download, where)[0]
+    return _build_model(section, resolution, channels, download, frames, where)[0]
 
 
 def _build_model(
-    section: Mapping[str, object], resolution: int, channels: int, download: bool, where: Where
+    section: Mapping[str, object],
+    resolution: int,
+    channels: int,
+    download: bool,
+    frames: int | None,
+    where: Where,
 ) -> tuple[Model, dict[str, Any]]:
     """The model of a resolved section, and its parts by slot."""
     sizes: dict[str, object] = {"resolution": resolution, "channels": channels}
@@ -65,28 +80,86 @@ def _build_model(
             parts[slot] = None
             continue
         assert isinstance(inner, Mapping)
-        part = _build(inner, REGISTRIES[spec.kind], ("model", slot), sizes, {}, download, where)
+        arguments = (inner, REGISTRIES[spec.kind], ("model", slot), sizes, {}, download, where)
+        part = _build(*arguments)
+        if frames is not None and is_foreign(type(part)):
+            _try(part, arguments, frames)
         for size in part.gives:
-            if not hasattr(part, size):
-                raise MtzooError(
-                    f"{spec.kind}: {inner['name']!r} promises {size} in gives and has no such "
-                    f"attribute; set self.{size} in its __init__"
-                )
             sizes[size] = getattr(part, size)
         parts[slot] = part
     built = _build(section, REGISTRIES["models"], ("model",), sizes, parts, download, where)
     return built, parts
 
 
+def _try(part: Any, arguments: tuple[Any, ...], frames: int) -> None:
+    """Hold a part from elsewhere to its contract; one without memory is built again with it."""
+    import torch
+
+    from mtzoo.recipe.probe import try_part
+
+    inner, registry, key, sizes, *_, where = arguments
+    numbers = list(chain(part.parameters(), part.buffers()))
+    if any(number.is_meta for number in numbers):
+        if sum(number.numel() for number in numbers) > _CHEAP:
+            return
+        with torch.device("cpu"):
+            part = _build(*arguments)
+    try:
+        try_part(part, registry.kind, sizes, frames)
+    except MtzooError as error:
+        raise where.fault(key, f"{registry.title} {inner['name']!r} {error}") from error
+
+
 def build_objective(config: Mapping[str, object], *, where: Where | None = None) -> Objective:
     """Build an objective from a recipe's ``objective`` section, resolved or not.
 
     Raises:
-        MtzooError: The section is wrong, or the objective refuses a value.
+        MtzooError: The section is wrong, the objective refuses a value, or no step could run its
+            phases.
     """
+    from mtzoo.recipe.probe import check_phases
+
     where = where or Where()
     section = _resolved(config, "objective", where)
-    return _build(section, REGISTRIES["objectives"], ("objective",), {}, {}, True, where)
+    built = _build(section, REGISTRIES["objectives"], ("objective",), {}, {}, True, where)
+    _lay_to(built, section, where, partial(check_phases, built))
+    return built
+
+
+def try_objective(recipe: Recipe, objective: Objective, model: Model, batch: Batch) -> None:
+    """Compute the losses of an objective from another package once, on two videos of a batch.
+
+    mtzoo's own are taken at their word. Model and torch's CPU generator are left as they were.
+
+    Args:
+        recipe: What it was built from.
+        objective: What the model is to learn.
+        model: On the CPU.
+        batch: On the CPU.
+
+    Raises:
+        MtzooError: A loss or a term breaks the contract; names the objective and the phase.
+    """
+    if is_foreign(type(objective)):
+        from mtzoo.recipe import probe
+
+        tried = partial(probe.try_objective, objective, model, batch, recipe.seed)
+        _lay_to(objective, recipe.objective, recipe.where, tried)
+
+
+def _lay_to(
+    objective: Objective, section: Mapping[str, object], where: Where, check: Callable[[], None]
+) -> None:
+    """Run a check of an objective, and say of whatever is wrong whose it is."""
+    who = f"objective {section['name']!r}"
+    try:
+        check()
+    except MtzooError as error:
+        raise where.fault(("objective",), f"{who}: {error}") from error
+    except (Exception, SystemExit) as error:
+        if not is_foreign(type(objective)):
+            raise
+        raise where.fault(("objective",), f"{who} fails ({_reason(error)})") from error
 
 
 def build_dataset(
@@ -141,19 +214,22 @@ def check_recipe(recipe: Recipe) -> None:
         MtzooError: A part refuses its size or value; one line with file, line and key.
     """
     objective = build_objective(recipe.objective, where=recipe.where)
+    frames = recipe.data.get("frames")
     if not REGISTRIES["datasets"].get(str(recipe.data["name"])).on_disk:
-        build_dataset(recipe.data, split="train", seed=recipe.seed, where=recipe.where)
+        frames = build_dataset(
+            recipe.data, split="train", seed=recipe.seed, where=recipe.where
+        ).frames
     model, parts = None, {}
     faults: list[MtzooError] = []
     for resolution, channels in _sizes(recipe):
         try:
-            model, parts = _build_without_memory(recipe, resolution, channels)
+            tried = frames if isinstance(frames, int) else _FRAMES
+            model, parts = _build_without_memory(recipe, resolution, channels, tried)
             break
         except MtzooError as error:
             faults.append(error)
     else:
         raise faults[0]
-    frames = recipe.data.get("frames")
     for slot, part in parts.items():
         least = getattr(part, "min_frames", 1)
         if isinstance(frames, int) and frames < least:
@@ -191,10 +267,15 @@ def check_together(recipe: Recipe, model: Model, objective: Objective, processes
             check()
         except MtzooError as error:
             raise recipe.where.fault(key, str(error)) from error
+        except (Exception, SystemExit) as error:
+            if key != ("objective",) or not is_foreign(type(objective)):
+                raise
+            who = f"objective {recipe.objective['name']!r}"
+            raise recipe.where.fault(key, f"{who} fails ({_reason(error)})") from error
 
 
 def _build_without_memory(
-    recipe: Recipe, resolution: int, channels: int
+    recipe: Recipe, resolution: int, channels: int, frames: int
 ) -> tuple[Model, dict[str, Any]]:
     """The recipe's model and its parts by slot, on torch's meta device."""
     import torch
@@ -212,16 +293,32 @@ def _build_without_memory(
                 return out
             return func(*args, **(kwargs or {}))
 
-    arguments = (recipe.model, resolution, channels, False, recipe.where)
+    arguments = (recipe.model, resolution, channels, False, frames, recipe.where)
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"), NoPowerIterations():
                 return _build_model(*arguments)
         except Exception as error:
             # Not every constructor can do without memory; then the real thing decides.
-            if "meta" not in f"{error.__cause__ or error}":
+            if "meta" not in f"{error.__cause__ or error}" and not _has_foreign(recipe.model):
                 raise
         return _build_model(*arguments)
+
+
+def is_foreign(target: type) -> bool:
+    """Whether a class comes from another package than mtzoo."""
+    return not f"{target.__module__}.".startswith("mtzoo.")
+
+
+def _has_foreign(section: Mapping[str, object]) -> bool:
+    """Whether a resolved model section names a class from another package."""
+    target = REGISTRIES["models"].get(str(section["name"]))
+    parts = (
+        REGISTRIES[slot.kind].get(str(inner["name"]))
+        for name, slot in signature(target).slots.items()
+        if isinstance(inner := section[name], Mapping)
+    )
+    return any(map(is_foreign, (target, *parts)))
 
 
 def _sizes(recipe: Recipe) -> list[tuple[int, int]]:
@@ -248,25 +345,43 @@ def _build(
     download: bool,
     where: Where,
 ) -> Any:
+    from mtzoo.recipe.probe import check_sizes
+
     who = f"{registry.title} {section['name']!r}"
     sign = signature(registry.get(str(section["name"])))
     arguments: dict[str, object] = dict(parts)
+    handed: dict[str, object] = {}
     for size in sign.takes:
         if size not in sizes:
             raise where.fault(key, f"{who} takes {size!r}, which no part before it gives")
-        arguments[size] = sizes[size]
+        arguments[size] = handed[size] = sizes[size]
     for option in sign.options:
         arguments[option] = section[option]
         if option == "pretrained" and not download:
             arguments[option] = False
     try:
-        return sign.target(**arguments)
+        built = sign.target(**arguments)
     except MtzooError as error:
-        # A message that names one option is about that option.
+        # A message that names one option is about that option; one that names none, about the
+        # only list that is empty.
         named = [o for o in sign.options if re.search(rf"\b{o}\b", str(error))]
+        named = named or [o for o in sign.options if section[o] in ((), [])]
         raise where.fault((*key, *named) if len(named) == 1 else key, str(error)) from error
-    except _UNWORKABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise where.fault(
-            key, f"{who} cannot be built with these values ({type(error).__name__}: {reason})"
-        ) from error
+    except (Exception, SystemExit) as error:
+        if is_foreign(sign.target):
+            origin = f"{sign.target.__module__}.{sign.target.__qualname__}"
+            why = f"{who} ({origin}) cannot be built ({_reason(error)})"
+        elif isinstance(error, _UNWORKABLE):
+            why = f"{who} cannot be built with these values ({_reason(error)})"
+        else:
+            raise
+        raise where.fault(key, why) from error
+    try:
+        check_sizes(built, registry.kind, handed)
+    except MtzooError as error:
+        raise where.fault(key, f"{who} {error}") from error
+    return built
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

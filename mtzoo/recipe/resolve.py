@@ -205,8 +205,12 @@ class Resolver:
         """Resolve one section: ``name``, then slots and options in the constructor's order."""
         name = str(given["name"])
         who = f"{registry.title} {name!r}"
+        from mtzoo.recipe.probe import check_base
+
         try:
-            sign = signature(registry.get(name))
+            target = registry.get(name)
+            check_base(target, registry.kind, who)
+            sign = signature(target)
         except MtzooError as error:
             raise self.where.fault((*key, "name"), str(error)) from error
         carried = self._carried(key, sign, who)
