@@ -16,6 +16,7 @@ from engine_kit import tiny
 from test_cli_media import SECTION
 
 from mtzoo.data.writer import StoreWriter
+from mtzoo.evaluation import classifiers
 from mtzoo.evaluation.metrics import figure
 from mtzoo.recipe import build_model
 from mtzoo.weights import save_model
@@ -178,3 +179,33 @@ def test_a_transfer_that_nobody_judges_is_said(tmp_path: Path, scored: Scored):
         assert way_out in told["not_measured"]["transfer"]
         assert f"note: {told['not_measured']['transfer']}\n" in out
     assert "transfer" not in scored("--data", "shapes", "--videos", 1)[0]["not_measured"]
+
+
+def test_kept_classifiers_are_those_of_the_same_split_and_size(
+    tmp_path: Path, scored: Scored, cli: Cli, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(classifiers, "STEPS", {"content": 1, "motion": 1})
+    store(tmp_path / "store", [24] * 4)
+    judges = ("--classifiers", tmp_path / "judges")
+    first, _ = scored(*judges, "--videos", 1)
+    config = tmp_path / "judges" / classifiers.CONFIG
+    about = json.loads(config.read_text())
+    assert about["data"]["split_by"] == "half"
+    monkeypatch.setattr(classifiers, "train", None)
+    # By name, and as one who left the name out has kept it.
+    for kept in ("half", ""):
+        about["data"]["split_by"] = kept
+        config.write_text(json.dumps(about))
+        again, _ = scored(*judges, "--videos", 1, "--split-by", "half")
+        assert again["methods"] == first["methods"]
+    large = store(tmp_path / "large", [24] * 4, side=64)
+    words = ("--baselines", "--data", large, "--frames", 8, "--output", tmp_path / "out")
+    for more, said in (
+        ((), "were trained on 32x32 pixels of 3 channels, the data have 64x64 pixels of 3"),
+        (("--split-by", "whole"), "were trained on 32x32"),
+    ):
+        code, _, err = cli("evaluate", *judges, *words, *more)
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+    words = ("--baselines", "--data", tmp_path / "store", *words[3:], "--split-by", "whole")
+    assert "were trained on other data" in cli("evaluate", *judges, *words)[2]

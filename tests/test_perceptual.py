@@ -8,6 +8,7 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
+from mtzoo.cli._use import computing
 from mtzoo.errors import MtzooError
 from mtzoo.evaluation import perceptual
 from mtzoo.evaluation.frechet import Detector, frechet_distance
@@ -172,3 +173,20 @@ def test_the_detector(tmp_path: Path) -> None:
 
 def test_every_backbone_has_a_file() -> None:
     assert all("-" in backbone.file for backbone in perceptual.BACKBONES.values())
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "can't allocate memory: you tried"])
+def test_memory_that_runs_out_is_no_fault_of_the_detectors_file(words: str, tmp_path: Path) -> None:
+    torch.jit.script(Moments()).save(str(tmp_path / "detector.pt"))
+    detector = Detector(tmp_path / "detector.pt")
+
+    def full(*_: object, **__: object) -> Tensor:
+        # What TorchScript makes of an exception within.
+        raise RuntimeError(f"The following operation failed in the interpreter.\n{words} to")
+
+    detector._module = full  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match=words.split("'")[0][:4]) as raised:
+        detector.features(noise(1, 10, 32, 32, 3))
+    assert isinstance(raised.value, torch.cuda.OutOfMemoryError) == words.startswith("CUDA")
+    with pytest.raises(MtzooError, match="memory is too small"), computing(torch.device("cpu")):
+        detector.features(noise(1, 10, 32, 32, 3))

@@ -128,8 +128,8 @@ def run(args: argparse.Namespace) -> int:
     from mtzoo.engine.folder import versions, write_json
     from mtzoo.engine.samples import paint, spread
     from mtzoo.evaluation.figures import Row, lay_out, times
-    from mtzoo.evaluation.frechet import Detector
-    from mtzoo.evaluation.scores import Judges, score
+    from mtzoo.evaluation.frechet import Detector, check_enough
+    from mtzoo.evaluation.scores import Judges, check_fit, chosen, score
     from mtzoo.media import write_image
     from mtzoo.weights import WEIGHTS, weights_folder
 
@@ -143,6 +143,10 @@ def run(args: argparse.Namespace) -> int:
     if args.frames is not None:
         config["frames"] = args.frames
     pairs, data, data_seed = _use.pairs(args, config, args.model)
+    if model is not None:
+        check_fit(model, pairs)
+    if judges.detector is not None:
+        check_enough(len(chosen(pairs, args.videos)), pairs.frames)
     if not pairs.has_truth and args.classifiers is None:
         missing["transfer"] = _unjudged(pairs)
     trained_for = None
@@ -237,7 +241,7 @@ def _classifiers(
     from mtzoo.recipe import build_dataset, resolve_data
 
     # As it is kept: lists, no tuples.
-    trained_on = _of_classifiers(json.loads(json.dumps(resolve_data(data))))
+    trained_on = _of_classifiers(json.loads(json.dumps(resolve_data(data))), pairs)
     steps = _steps(args)
     folder: Path = args.classifiers
     if "target_identity" in data:  # as many identities a batch as there can be
@@ -263,7 +267,14 @@ def _classifiers(
         raise MtzooError(f"--classifiers: {'; '.join(missing.values())}")
     if (folder / classifiers.CONFIG).exists():
         networks, config = classifiers.load(folder, device)
-        kept = _of_classifiers(config.get("data") or {})
+        kept = _of_classifiers(config.get("data") or {}, pairs)
+        sizes = [(one.resolution, one.channels) for one in (networks, pairs)]
+        if sizes[0] != sizes[1]:
+            told = [f"{side}x{side} pixels of {channels} channels" for side, channels in sizes]
+            raise MtzooError(
+                f"the classifiers in {folder} were trained on {told[0]}, the data have {told[1]}; "
+                "name another folder"
+            )
         if not (kept.get("source") and trained_on.get("source")):  # left out, it may be any
             for one in (kept, trained_on):
                 one.pop("source", None)
@@ -312,10 +323,18 @@ def _steps(args: argparse.Namespace) -> Mapping[str, int]:
     return dict(zip(("content", "motion"), args.classifier_steps, strict=True))
 
 
-def _of_classifiers(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What matters to them: not where videos lie, how many there are, nor how they are paired."""
+def _of_classifiers(data: Mapping[str, Any], pairs: PairDataset) -> dict[str, Any]:
+    """What matters to them: not where videos lie, how many there are, nor how they are paired.
+
+    A store's first way to split is named, whether it was left out or not.
+    """
+    from mtzoo.data.datasets.clips import ClipsDataset
+
     others = ("root", "size", "identity", "target_identity", "target_frame")
-    return {key: value for key, value in data.items() if key not in others}
+    told = {key: value for key, value in data.items() if key not in others}
+    if told.get("split_by") == "" and isinstance(pairs, ClipsDataset):
+        told["split_by"] = pairs.store.split_by[0]
+    return told
 
 
 # What a table shows of a metric: heading and digits.

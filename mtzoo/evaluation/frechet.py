@@ -26,6 +26,22 @@ MIN_FRAMES = 10
 """Shorter clips do not pass the detector's strides."""
 
 
+def check_enough(videos: int, frames: int) -> None:
+    """Refuse, before anything is made, what no distance can be measured of.
+
+    Args:
+        videos: How many are compared with as many.
+        frames: Of each.
+
+    Raises:
+        MtzooError: There are fewer than two videos, or they are too short.
+    """
+    if videos < 2:
+        raise MtzooError(f"FVD needs two videos at least, there is {videos}; raise --videos")
+    if frames < MIN_FRAMES:
+        raise MtzooError(f"FVD needs clips of at least {MIN_FRAMES} frames, these have {frames}")
+
+
 class Detector:
     """Features of videos from a TorchScript file.
 
@@ -62,18 +78,22 @@ class Detector:
 
         Raises:
             MtzooError: The clips are too short, or the module is not called like FVD's detector.
+            torch.cuda.OutOfMemoryError: The GPU's memory is too small.
+            RuntimeError: The memory is too small.
         """
         if videos.dtype != torch.uint8 or videos.ndim != 5:
             raise ValueError(f"videos are uint8 (N, T, H, W, C), not {tuple(videos.shape)}")
-        if videos.shape[1] < MIN_FRAMES:
-            raise MtzooError(
-                f"FVD needs clips of at least {MIN_FRAMES} frames, these have {videos.shape[1]}"
-            )
+        check_enough(2, videos.shape[1])
         pictures = videos.to(self.device).permute(0, 4, 1, 2, 3).float()
         pictures = pictures.expand(-1, 3, -1, -1, -1)
         try:
             found = self._module(pictures, rescale=True, resize=True, return_features=True)
         except RuntimeError as error:
+            # TorchScript's interpreter hands torch's own type of it on as a plain RuntimeError.
+            if "CUDA out of memory" in str(error):
+                raise torch.cuda.OutOfMemoryError(str(error)) from error
+            if "allocate memory" in str(error):
+                raise
             line = str(error).strip().splitlines()[-1]
             raise MtzooError(
                 f"{self.path} cannot be used as FVD's detector ({line}); give i3d_torchscript.pt, "
