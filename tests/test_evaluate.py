@@ -17,6 +17,7 @@ from mtzoo.data.datasets.shapes import Shapes
 from mtzoo.data.writer import StoreWriter
 from mtzoo.engine.evaluate import evaluate
 from mtzoo.errors import MtzooError
+from mtzoo.evaluation.figures import draws
 from mtzoo.evaluation.frechet import Detector, frechet_distance
 from mtzoo.evaluation.metrics import PROTOCOLS, psnr
 from mtzoo.evaluation.perceptual import Lpips
@@ -208,7 +209,25 @@ def test_fvd_is_that_of_one_made_video_for_each_real_one() -> None:
         ]
     )
     assert found["transfer", "copying the target"] == pytest.approx(frechet_distance(real, copied))
-    assert found["prediction", "mean of samples"] > 0
+    assert found["prediction", "mean of samples"] is None
+    # Of samples the first is that one, and has a row of its own.
+    drawn = torch.stack(
+        [
+            made[0].double().mean((0, 1, 2))
+            for _, made in draws(
+                Known().eval(),
+                pairs(),
+                positions=range(4),
+                samples=4,
+                device=torch.device("cpu"),
+            )
+        ]
+    )
+    assert found["prediction", "first sample"] == pytest.approx(frechet_distance(real, drawn))
+    first = scores.method("prediction", "first sample").as_json()
+    assert first["by_video"] == {}
+    without = scored(Known(), videos=1)
+    assert "first sample" not in [method.name for method in without.methods]
     assert "means little" in judges.notes(4)[0]
     assert judges.notes(2048) == []
     assert judges.as_json(4)["fvd"] == {"detector_sha256": "0", "videos": 4, "enough": False}
@@ -255,8 +274,10 @@ def test_psnr_is_the_protocols_and_of_whole_videos_that_of_fit() -> None:
 def test_diversity() -> None:
     assert scored(Known(noise=0.0)).diversity.tolist() == [0.0] * 5
     assert scored(Known(noise=0.1)).diversity.min() > 1
-    assert scored(Known(), samples=1).diversity.tolist() == [0.0] * 5
-    assert len(scored(Known(), samples=0).diversity) == 0
+    for samples in (0, 1):  # which cannot differ
+        alone = scored(Known(), samples=samples, judges=Judges(lpips=Grey()))
+        assert (len(alone.diversity), len(alone.diversity_lpips)) == (0, 0)
+        assert alone.as_json()["diversity"] is None
 
 
 def test_a_videos_scores_do_not_depend_on_the_others() -> None:
@@ -404,6 +425,19 @@ def test_one_seed_draws_the_pairs_and_another_the_samples(model: Path, tmp_path:
     assert all(found == pairs_of[3][0] for found in pairs_of[3])
     assert all(found == pairs_of[0][0] for found in pairs_of[0])
     assert pairs_of[0][0] != pairs_of[3][0]
+
+
+def test_one_sample_has_no_diversity(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", str(model), "--data", "shapes", "--videos", "2", "--samples", "1"]
+    assert main(["evaluate", *words, "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "differences between samples: n/a" in out
+    assert "differ by" not in out
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (told["diversity"], told["diversity_lpips"]) == (None, None)
+    assert "one sample" in told["not_measured"]["diversity"]
 
 
 def test_the_verb_scores_baselines_alone(

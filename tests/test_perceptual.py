@@ -1,5 +1,6 @@
 """LPIPS against the package's own forward pass, and FVD against SciPy and by hand."""
 
+import warnings
 from pathlib import Path
 
 import lpips
@@ -190,3 +191,14 @@ def test_memory_that_runs_out_is_no_fault_of_the_detectors_file(words: str, tmp_
     assert isinstance(raised.value, torch.cuda.OutOfMemoryError) == words.startswith("CUDA")
     with pytest.raises(MtzooError, match="memory is too small"), computing(torch.device("cpu")):
         detector.features(noise(1, 10, 32, 32, 3))
+
+
+def test_loading_a_detector_says_nothing_of_torchs_plans(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Moments()).save(str(tmp_path / "detector.pt"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        detector = Detector(tmp_path / "detector.pt")
+        detector.features(noise(1, 10, 32, 32, 3))
+    assert [str(one.message) for one in told] == []

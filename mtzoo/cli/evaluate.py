@@ -172,6 +172,8 @@ def run(args: argparse.Namespace) -> int:
         if model is not None:
             shown = spread(_SHOWN_PAIRS, len(pairs))
             painted = paint(model, pairs, shown, device=device, seed=args.seed)
+    if scores.samples == 1 and model is not None:
+        missing["diversity"] = "no diversity: there is one sample a picture; raise --samples"
     results = {
         **scores.as_json(),
         **judges.as_json(scores.videos),
@@ -395,6 +397,8 @@ def _lines(scores: Scores) -> list[str]:
     if len(scores.diversity):
         apart = scores.figure(scores.diversity)
         lines.append(f"samples of one picture differ by {apart} of 255 a pixel")
+    elif scores.samples == 1:
+        lines.append("differences between samples: n/a, there is one a picture")
     if len(scores.diversity_lpips):
         apart = scores.figure(scores.diversity_lpips)
         lines.append(f"diversity (LPIPS between samples): {apart}")

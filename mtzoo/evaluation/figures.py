@@ -363,7 +363,7 @@ def table2(scored: Mapping[str, Scores]) -> list[Entry]:
         }
         if len(scores.diversity_lpips):
             figures[PERCEPTUAL] = scores.figure(scores.diversity_lpips)
-        figures[DIVERSITY] = scores.figure(scores.diversity)
+        figures[DIVERSITY] = scores.figure(scores.diversity) if len(scores.diversity) else None
         entries.append(Entry(name, figures))
     first = next(iter(scored.values()))
     beside = [

@@ -11,6 +11,7 @@ The distance is biased: fewer videos give larger values. Compare only values of 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -62,7 +63,10 @@ class Detector:
                 "published beside StyleGAN-V"
             )
         try:
-            self._module = torch.jit.load(str(path), map_location=device).eval()
+            with warnings.catch_warnings():
+                # Newer torch advises against TorchScript, in which this detector is published.
+                warnings.simplefilter("ignore")
+                self._module = torch.jit.load(str(path), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
             raise MtzooError(
                 f"{path} is no TorchScript module, so it is not FVD's detector; give "

@@ -44,6 +44,7 @@ LOWER = ("lpips",)
 """Metrics of frames that are the better the lower."""
 
 MEAN = "mean of samples"
+FIRST = "first sample"
 
 # What all protocols have in common, for who reads their results.
 _ALWAYS = {"ssim_border": "window wholly inside", "psnr_range": 255, "given_frames": 1}
@@ -182,7 +183,8 @@ class Scores:
         frames: Frames a video.
         methods: The model and the baselines, task by task.
         diversity: Mean absolute difference of a pixel between two samples of one picture, in
-            [0, 255], a video; ``(videos,)``. 0 where all samples are alike.
+            [0, 255], a video; ``(videos,)``. 0 where all samples are alike, empty where there are
+            fewer than two.
         diversity_lpips: The same as LPIPS, which is the diversity of the paper's Table II;
             ``(videos,)``, empty where it was not measured.
         positions: Which pairs of the test split they are.
@@ -428,7 +430,7 @@ class _Tally:
                 values = self._compare(clips[row.made], clips[row.truth], row.first)
                 values |= distances.get((row.made, row.truth), {})
             found = _right(seen.get(row.made), row, labels)
-            featured = self._judges.detector is not None and row.made != "video"
+            featured = self._judges.detector is not None and row.made not in ("video", "samples")
             if not (values or found or featured):
                 continue
             name = row.name
@@ -437,12 +439,16 @@ class _Tally:
                 for method, reduced in _of_samples(values, row.first, self._protocol.best).items():
                     self._put(row.task, method, row.first, reduced)
                 found = {metric: value.mean(0) for metric, value in found.items()}
+                if self._judges.detector is not None:  # which sees one made video for a real one
+                    self._put(row.task, FIRST, row.first, {})
+                    self._shown[row.task, FIRST] = row.made
             else:
                 found = {metric: value[0] for metric, value in {**values, **found}.items()}
             self._put(row.task, name, row.first, found)
             self._take(name, seen.get(row.made), row, labels)
-            self._shown[row.task, name] = row.made
-        if "samples" in clips:
+            if row.made != "samples":
+                self._shown[row.task, name] = row.made
+        if len(clips.get("samples", ())) > 1:
             self._spread["pixels"].append(_difference(clips["samples"]))
         self._look(clips)
 
@@ -494,7 +500,7 @@ class _Tally:
         shown = {
             name: clips[name] for name in dict.fromkeys(name for pair in pairs for name in pair)
         }
-        sampled = ["samples"] if "samples" in shown else []
+        sampled = ["samples"] if len(shown.get("samples", ())) > 1 else []
         distances, within = self._judges.lpips.compare(shown, pairs, sampled)
         self._spread["lpips"] += within.values()
         return {pair: {"lpips": distance} for pair, distance in distances.items()}
@@ -630,7 +636,8 @@ def draw(
     """Move the first picture of test video ``index`` in ``samples`` ways.
 
     The motions follow from ``seed`` and ``index``, so a video's samples are the same in every
-    table and figure.
+    table and figure. Only the sheet beside an evaluation's results shows others: motions of the
+    target's picture, not of the video's.
 
     Args:
         model: In evaluation mode.
@@ -657,10 +664,8 @@ def _frames(made: Tensor) -> Tensor:
 
 
 def _difference(drawn: Tensor) -> Tensor:
-    """Mean absolute difference of a pixel over all pairs of samples, uint8 ``(N, ...)``."""
+    """Mean absolute difference of a pixel over all pairs of samples, uint8 ``(N, ...)``, N > 1."""
     flat = drawn.flatten(1).float()
-    if len(flat) < 2:
-        return torch.zeros((), dtype=torch.float64)
     total = torch.pdist(flat, p=1).double().sum()
     return total / (flat.shape[1] * len(flat) * (len(flat) - 1) / 2)
 
