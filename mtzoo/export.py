@@ -148,6 +148,8 @@ def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> 
             f"mtzoo evaluate --model {name} {_asked(found, recipe)}--protocol "
             f"{found['protocol']['name']} --videos {found['videos']} --samples "
             f"{found['samples']} --seed {found['seed']} "
+            + (f"--lpips {found['lpips']['backbone']} " if found.get("lpips") else "")
+            + ("--fvd i3d_torchscript.pt " if found.get("fvd") else "")
             + ("--classifiers classifiers " if found.get("classes") else "")
             + _trained_for(found.get("classifier_steps"))
             + "--output results"
@@ -172,6 +174,7 @@ def _measured(path: Path, name: str, hashes: dict[str, str], recipe: Recipe) -> 
         "",
         *(f"| {' | '.join(row)} |" for row in table),
         "",
+        *_apart(found),
         "```",
         command,
         "```",
@@ -218,16 +221,41 @@ def _data(section: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
 _COLUMNS = {
     "psnr": ("PSNR in dB", 2, 1),
     "ssim": ("SSIM", 3, 1),
+    "lpips": ("LPIPS", 3, 1),
     "content": ("content right, %", 1, 100),
     "motion": ("motion right, %", 1, 100),
+    "fvd": ("FVD", 1, 1),
+}
+
+# The same of differences between samples, which belong to no row: what stands before and after.
+_DIVERSITY = {
+    "diversity": ("Samples of one picture differ by", 1, "of 255 a pixel."),
+    "diversity_lpips": ("LPIPS between samples of one picture:", 4, ""),
 }
 
 
-def _cell(figure: dict[str, float] | None, metric: str) -> str:
+def _apart(found: Mapping[str, Any]) -> list[str]:
+    """Lines of the card on how far samples differ, where that was measured."""
+    lines = []
+    for key, (before, digits, after) in _DIVERSITY.items():
+        # One sample was once said to differ by 0 from itself.
+        if found.get(key) and found["samples"] > 1:
+            lines.append(f"{before} {_shown(found[key], digits)} {after}".strip())
+    return [*lines, ""] if lines else []
+
+
+def _cell(figure: dict[str, float] | float | None, metric: str) -> str:
     """A figure and its interval; a dash where there is none."""
     if figure is None:
         return "–"
     _, digits, factor = _COLUMNS[metric]
+    if not isinstance(figure, dict):
+        return f"{figure:.{digits}f}"
+    return _shown(figure, digits, factor)
+
+
+def _shown(figure: Mapping[str, float | None], digits: int, factor: int = 1) -> str:
+    """The mean and, where there is one, its interval."""
     numbers = [figure[key] for key in ("mean", "low", "high")]
     mean, *ends = [f"{factor * number:.{digits}f}" for number in numbers if number is not None]
     return f"{mean} [{', '.join(ends)}]" if ends else mean

@@ -18,7 +18,9 @@ from mtzoo import media, weights
 from mtzoo.cli import main
 from mtzoo.data.datasets.shapes import Shapes
 from mtzoo.engine import fit
+from mtzoo.export import _asked, _counted
 from mtzoo.pretrained import known_pretrained
+from mtzoo.recipe import load_recipe
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -155,6 +157,25 @@ def test_figures_come_from_results_of_these_weights_only(run: Path, tmp_path: Pa
     assert "| real | test videos | – | – | 50.0 [25.0, 75.0] |" in text
     assert "--seed 0 --classifiers classifiers --classifier-steps 1200 1600 --out" in text
 
+    # What was measured is on the card, and its command asks for it.
+    found |= {"lpips": {"backbone": "vgg"}, "fvd": {"detector_sha256": "0"}, "samples": 3}
+    found |= {"diversity": half, "diversity_lpips": {**half, "low": None, "high": None}}
+    found["methods"][0] |= {"lpips": half, "fvd": 123.44}
+    results.write_text(json.dumps(found))
+    full = tmp_path / "full"
+    assert cli("export", "--model", run, "--output", full, "--results", results)[0] == 0
+    text = (full / "README.md").read_text()
+    assert "| LPIPS | content right, % | FVD |" in text
+    assert "| 0.500 [0.250, 0.750] | – | 123.4 |" in text
+    assert "Samples of one picture differ by 0.5 [0.2, 0.8] of 255 a pixel.\n" in text
+    assert "LPIPS between samples of one picture: 0.5000\n" in text
+    assert "--lpips vgg --fvd i3d_torchscript.pt --classifiers classifiers" in text
+    # As results of one sample once were.
+    found["samples"] = 1
+    results.write_text(json.dumps(found))
+    assert cli("export", "--model", run, "--output", tmp_path / "one", "--results", results)[0] == 0
+    assert "Samples of one picture differ" not in (tmp_path / "one" / "README.md").read_text()
+
     found["weights_sha256"] = "0" * 64
     results.write_text(json.dumps(found))
     asked = ("export", "--model", run, "--output", tmp_path / "other", "--results", results)
@@ -164,6 +185,28 @@ def test_figures_come_from_results_of_these_weights_only(run: Path, tmp_path: Pa
     results.unlink()
     assert "cannot read" in refused(cli(*asked))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_card_asks_for_a_store_as_it_was_asked_for(run: Path):
+    recipe = load_recipe(run / "recipe.yaml")
+    recipe.data.clear()
+    own = {"name": "clips", "root": "a b", "frames": 8, "stride": 1, "split_by": ""}
+    own["identity"] = "person"
+    recipe.data.update(own)
+    named = {"name": "clips", "root": "a b", "frames": 8, "stride": 2, "split_by": "time"}
+    for data, asked in (
+        (own, ""),
+        ({**own, "split_by": "time", "frames": 6}, "--split-by time --frames 6 "),
+        ({**own, "stride": 2}, "--stride 2 "),
+        (named, "--data 'a b' --split-by time --stride 2 "),
+        ({**named, "stride": 1, "split_by": ""}, "--data 'a b' "),
+        ({"name": "shapes", "resolution": 32, "frames": 8}, "--data shapes "),
+    ):
+        seed = 0 if "--data" in asked else recipe.seed
+        assert _asked({"data": data, "data_seed": seed, "seed": 0}, recipe) == asked
+    clips = {"origins": ["a", "a", "b"], "videos": 3, "sources": 2, "available": 1500}
+    assert _counted(clips) == "3 of 1,500 windows of 2 held-out videos"
+    assert _counted({"videos": 63}) == "63 held-out videos"
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
