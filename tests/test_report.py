@@ -8,7 +8,9 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +26,7 @@ from mtzoo.cli import main
 from mtzoo.data.datasets.shapes import Shapes
 from mtzoo.data.writer import StoreWriter
 from mtzoo.engine import fit
+from mtzoo.engine.folder import versions
 from mtzoo.evaluation import figures, metrics
 from mtzoo.evaluation.metrics import PROTOCOLS
 from mtzoo.evaluation.scores import score
@@ -107,6 +110,9 @@ def test_table2_and_fig6_say_what_evaluate_says(runs: Path, tmp_path: Path) -> N
     report("fig6", *models, *SCORING, "--output", tmp_path / "fig6")
     table = {row["method"]: row for row in rows_of(tmp_path / "table2" / "table2.csv")}
     curves = rows_of(tmp_path / "fig6" / "fig6.csv")
+    kept = {
+        use: json.loads((tmp_path / use / f"{use}.json").read_text()) for use in ("table2", "fig6")
+    }
     both = ["full: reconstruction", "no D_I: reconstruction"]
     assert list(table) == ["full", "no D_I", *both, "repeating the picture"]
     assert len(curves) == 4 * 7  # the first of 8 frames is the input
@@ -121,7 +127,15 @@ def test_table2_and_fig6_say_what_evaluate_says(runs: Path, tmp_path: Path) -> N
             best = found["prediction", "best of 4"][metric]
             assert float(table[name][metric]) == pytest.approx(best["mean"])
             assert float(table[name][f"{metric}_low"]) == pytest.approx(best["low"])
+            values = found["prediction", "best of 4"]["by_video"][metric]
+            assert kept["table2"]["table"][name]["by_video"][metric] == pytest.approx(values)
             over_time = found["prediction", "best of 4 at each frame"]["by_time"][metric]
+            curve = kept["fig6"]["curves"][name]
+            assert curve["time_steps"] == list(range(2, 9))
+            steps = torch.tensor(curve["by_video"][metric])
+            assert steps.shape == (3, 7)
+            assert steps.mean(0).tolist() == pytest.approx(over_time[1:])
+            assert [one["mean"] for one in curve[metric]] == pytest.approx(over_time[1:])
             at = [row for row in curves if row["method"] == name]
             assert [int(row["time_step"]) for row in at] == list(range(2, 9))
             assert [float(row[metric]) for row in at] == pytest.approx(over_time[1:])
@@ -156,11 +170,16 @@ def test_table2_as_markdown_and_json(
     assert re.match(r"\| reconstruction \| .* \| n/a \|$", lines[3])
     assert re.match(r"\| repeating the picture \| .* \| n/a \|$", lines[4])
     assert "95 %" in text
+    assert (
+        "SSIM under a gaussian window of sigma 1.5, 11x11 pixels, wholly inside the picture, with "
+        "population covariance and range 1; PSNR of all channels together." in text
+    )
     assert "LPIPS was not measured: LPIPS needs the weights" in text
     told = json.loads((tmp_path / "out" / "table2.json").read_text())
     assert (told["videos"], told["samples"], told["seed"]) == (3, 4, 0)
     assert told["protocol"]["ssim"]["size"] == 11
     assert len(told["models"]["a|b"]["weights"]) == 64
+    assert told["versions"]["torchvision"] == metadata.version("torchvision")
     figure = told["table"]["a|b"]["ssim"]
     assert figure["low"] <= figure["mean"] <= figure["high"]
     # The command in it makes it again.
@@ -455,3 +474,37 @@ def test_an_interrupted_report_leaves_nothing(
     words = ["page", "--model", runs / "one", *SCORING, "--output", tmp_path / "out"]
     assert main(["report", *map(str, words)]) == 130
     assert not list(tmp_path.iterdir())
+
+
+def test_versions_say_whether_the_checkout_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mtzoo
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *who, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    file = tmp_path / "mtzoo" / "__init__.py"
+    file.parent.mkdir()
+    file.write_text("")
+    git("init")
+    git("add", "mtzoo")
+    git("commit", "-m", "first")
+    monkeypatch.setattr(mtzoo, "__file__", str(file))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "log.csv").write_text("nothing to the package")
+    assert versions(CPU)["commit"] == git("rev-parse", "HEAD")
+    for name in ("__init__.py", "new.py"):
+        changed = file.with_name(name)
+        changed.write_text("x = 1")
+        assert versions(CPU)["commit"] == f"{git('rev-parse', 'HEAD')}, changed"
+        git("add", "mtzoo")
+        git("commit", "-m", "next")
+    monkeypatch.setattr(metadata, "version", lambda package: absent(package))
+
+    def absent(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    assert "lpips" not in versions(CPU)

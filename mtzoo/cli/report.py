@@ -347,7 +347,10 @@ def _table2(session: _Session, folder: Path) -> str:
     ]
     _write_csv(folder / "table2.csv", rows)
     figures = {
-        entry.name: {metric: figure and asdict(figure) for metric, figure in entry.figures.items()}
+        entry.name: {
+            **{metric: figure and asdict(figure) for metric, figure in entry.figures.items()},
+            "by_video": dict(entry.by_video),
+        }
         for entry in entries
     }
     write_json(
@@ -479,7 +482,8 @@ def _fig6(session: _Session, folder: Path) -> str:
             rows.append(row)
     _write_csv(folder / "fig6.csv", rows)
     first = next(iter(scored.values()))
-    write_json(folder / "fig6.json", session.settings("fig6", **first.counts()))
+    told = {line.name: line.as_json() for line in lines}
+    write_json(folder / "fig6.json", session.settings("fig6", **first.counts(), curves=told))
     return _figure(
         folder / "fig6.png",
         f"SSIM and PSNR over time, best of {first.samples} samples at each step; bands are 95 % "
@@ -498,10 +502,15 @@ MAKERS: dict[str, Callable[[_Session, Path], str]] = {
 def _measured(session: _Session, scores: Scores) -> str:
     """How scores came to be, in words."""
     ssim = scores.protocol.ssim
+    sigma = f" of sigma {ssim.sigma:g}" if ssim.window == "gaussian" else ""
+    pooled = scores.protocol.psnr == "pooled"
     return (
         f"{scores.counted()}, of which the first is the input and is not scored; protocol "
-        f"{scores.protocol.name}: SSIM under a {ssim.window} window of {ssim.size}x{ssim.size}, "
-        f"range {ssim.data_range:g}.{_left_out(session)}"
+        f"{scores.protocol.name}: SSIM under a {ssim.window} window{sigma}, {ssim.size}x"
+        f"{ssim.size} pixels, wholly inside the picture, with "
+        f"{'sample' if ssim.sample_covariance else 'population'} covariance and range "
+        f"{ssim.data_range:g}; PSNR of {'all channels together' if pooled else 'each channel'}."
+        f"{_left_out(session)}"
     )
 
 

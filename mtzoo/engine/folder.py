@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -68,7 +70,11 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """What the run depends on, by name; with the commit where mtzoo runs from a checkout."""
+    """What the run depends on, by name, of lpips where it is installed.
+
+    Where mtzoo runs from a checkout, with the commit, and ``, changed`` after it where files of the
+    package differ from it.
+    """
     import lightning
     import numpy
 
@@ -81,19 +87,31 @@ def versions(device: torch.device) -> dict[str, str]:
         "torch": str(torch.__version__),
         "lightning": str(lightning.__version__),
         "numpy": str(numpy.__version__),
+        **_installed("torchvision", "lpips"),
         "device": torch.cuda.get_device_name(device) if cuda else platform.machine() or "cpu",
     }
     root = Path(mtzoo.__file__).parent.parent
     if (root / ".git").exists():
         try:
-            asked = subprocess.run(
-                ["git", "-C", str(root), "rev-parse", "HEAD"],
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=True,
-            )
-            found["commit"] = asked.stdout.strip()
+            found["commit"] = _git(root, "rev-parse", "HEAD")
+            if _git(root, "status", "--porcelain", "--", "mtzoo"):
+                found["commit"] += ", changed"
         except (OSError, subprocess.SubprocessError):
             pass  # no git here: the version has to do
     return found
+
+
+def _installed(*packages: str) -> dict[str, str]:
+    """Versions of those packages that are there, without importing them."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _git(root: Path, *words: str) -> str:
+    asked = subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+    )
+    return asked.stdout.strip()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -331,10 +331,12 @@ class Entry:
     Attributes:
         name: Whose it is.
         figures: By metric; ``None`` where it means nothing, as diversity of one answer.
+        by_video: By metric, each clip's value behind the figure.
     """
 
     name: str
     figures: Mapping[str, metrics.Figure | None]
+    by_video: Mapping[str, Sequence[float]]
 
 
 DIVERSITY = "pixel_diversity"
@@ -358,13 +360,12 @@ def table2(scored: Mapping[str, Scores]) -> list[Entry]:
     entries = []
     for name, scores in scored.items():
         best = scores.method("prediction", f"best of {scores.samples}")
-        figures: dict[str, metrics.Figure | None] = {
-            metric: best.figure(metric) for metric in ("ssim", "psnr")
-        }
+        values = {metric: best.counted(metric) for metric in ("ssim", "psnr")}
         if len(scores.diversity_lpips):
-            figures[PERCEPTUAL] = scores.figure(scores.diversity_lpips)
-        figures[DIVERSITY] = scores.figure(scores.diversity) if len(scores.diversity) else None
-        entries.append(Entry(name, figures))
+            values[PERCEPTUAL] = scores.diversity_lpips
+        if len(scores.diversity):
+            values[DIVERSITY] = scores.diversity
+        entries.append(_entry(name, scores, values, [*values, DIVERSITY]))
     first = next(iter(scored.values()))
     beside = [
         (_rebuilt(name, scored), scores.method("prediction", "reconstruction"))
@@ -372,9 +373,20 @@ def table2(scored: Mapping[str, Scores]) -> list[Entry]:
     ]
     still = first.method("prediction", "repeating the picture")
     for name, method in [*beside, (still.name, still)]:
-        figures = {metric: method.figure(metric) for metric in ("ssim", "psnr")}
-        entries.append(Entry(name, {key: figures.get(key) for key in entries[0].figures}))
+        values = {metric: method.counted(metric) for metric in ("ssim", "psnr")}
+        entries.append(_entry(name, first, values, entries[0].figures))
     return entries
+
+
+def _entry(
+    name: str, scores: Scores, values: Mapping[str, Tensor], columns: Iterable[str]
+) -> Entry:
+    """A line of figures of one value a clip, ``(videos,)``; none where a column has no values."""
+    return Entry(
+        name,
+        {key: scores.figure(values[key]) if key in values else None for key in columns},
+        {metric: value.tolist() for metric, value in values.items()},
+    )
 
 
 def _rebuilt(name: str, scored: Mapping[str, Scores]) -> str:
@@ -402,12 +414,22 @@ class Curve:
         baseline: Whether it is no model.
         steps: The time steps from 1; those of frames that were given are left out.
         figures: By metric, one `metrics.Figure` a time step.
+        by_video: By metric, each clip's values at these steps.
     """
 
     name: str
     baseline: bool
     steps: Sequence[int]
     figures: Mapping[str, Sequence[metrics.Figure]]
+    by_video: Mapping[str, Sequence[Sequence[float]]]
+
+    def as_json(self) -> dict[str, object]:
+        """All of it but the name, as JSON values."""
+        return {
+            "time_steps": list(self.steps),
+            **{metric: [asdict(one) for one in at] for metric, at in self.figures.items()},
+            "by_video": dict(self.by_video),
+        }
 
 
 def curves(scored: Mapping[str, Scores]) -> list[Curve]:
@@ -455,6 +477,7 @@ def _curve(name: str, baseline: bool, method: Method, frames: int) -> Curve:
             ]
             for metric in METRICS
         },
+        {metric: method.values[metric][:, method.first :].tolist() for metric in METRICS},
     )
 
 

@@ -138,17 +138,17 @@ class Method:
             metric: One of ``values``.
             first: Another first frame.
         """
+        return metrics.figure(self.counted(metric, first=first), self.origins)
+
+    def counted(self, metric: str, *, first: int | None = None) -> Tensor:
+        """Each clip's mean over frames that count, ``(videos,)``; arguments as of `figure`."""
         values = self.values[metric]
         if values.ndim == 2:
             values = values[:, self.first if first is None else first :].mean(1)
-        return metrics.figure(values, self.origins)
+        return values
 
     def as_json(self) -> dict[str, object]:
         """Figures with intervals, means by time and each video's values, as JSON values."""
-        counted = {
-            metric: values[:, self.first :].mean(1) if values.ndim == 2 else values
-            for metric, values in self.values.items()
-        }
         told: dict[str, object] = {"task": self.task, "method": self.name}
         told["first_frame"] = self.first
         told |= {metric: dataclasses.asdict(self.figure(metric)) for metric in self.values}
@@ -167,7 +167,7 @@ class Method:
             for metric, values in self.values.items()
             if values.ndim == 2
         }
-        told["by_video"] = {metric: values.tolist() for metric, values in counted.items()}
+        told["by_video"] = {metric: self.counted(metric).tolist() for metric in self.values}
         return told
 
 
