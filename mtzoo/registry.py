@@ -71,6 +71,11 @@ class Entry:
     origin: str
 
 
+def is_foreign(target: type) -> bool:
+    """Whether a class comes from another package than mtzoo."""
+    return not f"{target.__module__}.".startswith("mtzoo.")
+
+
 class Registry:
     """The components of one kind.
 
@@ -200,6 +205,11 @@ class Registry:
     def get(self, name: str) -> type:
         """Return the class registered as ``name``; raises as `entry` does."""
         return self.entry(name).target
+
+    def name_of(self, target: type) -> str | None:
+        """The name that a class was registered by, where it was."""
+        found = (name for name, entry in self._entries.items() if entry.target is target)
+        return next(found, None)
 
     def refusal(self, name: str) -> str | None:
         """Why nothing can be had by ``name``, in words; imports nothing."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtzoo import Card, MtzooError
 from mtzoo.engine import fit
+from mtzoo.engine.loader import Steps, load
 from mtzoo.interfaces import (
     Component,
     ContentEncoder,
@@ -20,8 +21,11 @@ from mtzoo.interfaces import (
     ImageGenerator,
     MotionEncoder,
     MotionGenerator,
+    PairDataset,
+    Phase,
     VideoDiscriminator,
 )
+from mtzoo.objectives.dual_mtgan import DualMTGANObjective
 from mtzoo.recipe import build_model, check_recipe, load_recipe
 from mtzoo.recipe.probe import try_part
 from mtzoo.registries import REGISTRIES
@@ -352,3 +356,164 @@ def test_every_part_of_mtzoo_passes_what_others_must(kind: str) -> None:
             **{s: sizes[s] for s in entry.target.takes}, **entry.card.tiny
         )
         try_part(part, kind, sizes, 6)
+
+
+# Data
+
+
+class Pairs(PairDataset):
+    """Keeps its contract; those below do not."""
+
+    resolution, channels, frames = 32, 3, 5
+
+    def __init__(self, split: str, seed: int) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, position: int) -> Any:
+        clip = torch.zeros(5, 32, 32, 3, dtype=torch.uint8)
+        return {"video": clip, "target_video": clip, "target_index": torch.tensor(0)}
+
+
+def pairs(change: Callable[[dict[str, Any], int], Any], **attributes: object) -> type:
+    """A dataset whose items are others."""
+    return type(
+        "Other",
+        (Pairs,),
+        {
+            "__module__": __name__,
+            "__getitem__": lambda self, i: change(Pairs.__getitem__(self, i), i),
+            **attributes,
+        },
+    )
+
+
+def fail(_: object, __: int) -> None:
+    raise KeyError("disk gone")
+
+
+BAD_PAIRS: list[tuple[type, str]] = [
+    (
+        pairs(lambda item, _: {k: v for k, v in item.items() if k != "target_video"}),
+        "position 0: the pair lacks 'target_video'; it has video, target_index",
+    ),
+    (
+        pairs(lambda item, i: {k: v[: 5 - i % 2] if v.dim() else v for k, v in item.items()}),
+        r"position 1: 'video' is torch\.uint8 \(4, 32, 32, 3\), it promises torch\.uint8 \(5, 32",
+    ),
+    (pairs(lambda item, _: tuple(item.values())), "position 0: the pair is a tuple; it must be a"),
+    (pairs(lambda item, _: item | {"video": "clip"}), "'video' is a str, which is no tensor"),
+    (pairs(lambda item, _: item | {"target_index": torch.tensor(5)}), r"must be int64 in \[0, 5\)"),
+    (
+        pairs(lambda item, _: item, has_truth=True),
+        "its test split lack 'truth'; add it, or set has",
+    ),
+    (
+        pairs(lambda item, _: item | {"truth": item["video"][:2]}),
+        r"'truth' is torch\.uint8 \(2, 32, 32, 3\)",
+    ),
+    (
+        pairs(lambda item, i: item | ({} if i else {"truth": item["video"]})),
+        "positions 0 and 1 one",
+    ),
+    (pairs(fail), r"first pair of its train split cannot be loaded \(KeyError: 'disk gone'\)"),
+    (pairs(lambda item, _: item, frames="5"), "a whole number of at least 1 as frames, not '5'"),
+]
+
+
+@pytest.mark.parametrize(("target", "says"), BAD_PAIRS)
+def test_data_that_break_their_contract_are_refused(
+    tmp_path: Path, offer: Offer, target: type, says: str
+) -> None:
+    offer("datasets", "broken", target)
+    with pytest.raises(MtzooError, match=f"dataset 'broken'.*{says}") as error:
+        fit(load_recipe(recipe(tmp_path, data="broken")), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_keep_their_contract_are_stacked() -> None:
+    assert Steps(Pairs("train", 0), 3)[0]["video"].shape == (3, 5, 32, 32, 3)  # type: ignore[index]
+    numbers = pairs(lambda item, _: {k: v.numpy() for k, v in item.items()})
+    assert Steps(numbers("train", 0), 2)[1]["target_index"].tolist() == [0, 0]
+    with pytest.raises(MtzooError, match="dataset 'Other', position 3"):
+        load(pairs(lambda item, i: item if i < 3 else None)("train", 0), range(5))
+
+
+# Objectives
+
+
+def objective(**changed: Callable[..., Any]) -> type:
+    """The paper's objective with other methods."""
+    return type("Other", (DualMTGANObjective,), {"__module__": __name__, **changed})
+
+
+def loss(change: Callable[[Tensor, Any], Any]) -> type:
+    """The paper's objective, whose loss and terms are changed."""
+    return objective(loss=lambda self, *a: change(*DualMTGANObjective.loss(self, *a)))
+
+
+PHASES: list[tuple[Callable[..., Any], str]] = [
+    (lambda _: (), r"has no phases, so it would train nothing: phases\(\) gave \(\)"),
+    (lambda _: None, r"has no phases, .* gave None"),
+    (lambda _: ("generator",), "'generator' among its phases, which is no mtzoo.interfaces.Phase"),
+    (lambda _: (Phase("x", "all"),), "phase 'x' learns 'all'; it may be 'generators' or"),  # type: ignore[arg-type]
+    (lambda _: (Phase("x", "generators", 0),), "phase 'x' has every 0; it must be a whole number"),
+    (lambda _: (Phase("x", "generators", 1, -1),), "phase 'x' has start -1; it must be"),
+    (lambda _: (Phase("x", "generators"),) * 2, "'x' is no name of a phase, or that of two"),
+    (leave, r"fails \(SystemExit: 0\)"),
+]
+
+
+@pytest.mark.parametrize(("phases", "says"), PHASES)
+def test_phases_that_no_step_could_run_are_refused(
+    tmp_path: Path, offer: Offer, phases: Callable[..., Any], says: str
+) -> None:
+    offer("objectives", "broken", objective(phases=phases))
+    path = recipe(tmp_path, objective="broken")
+    with pytest.raises(MtzooError, match=says) as error:
+        check_recipe(load_recipe(path))
+    assert str(error.value).startswith(f"{path}:{LINES['objective']}: objective: objective 'broke")
+
+
+LOSSES: list[tuple[type, str]] = [
+    (objective(loss=lambda *_: None), "promises a pair of a loss and terms to log and gave None"),
+    (loss(lambda value, terms: (value.expand(3), terms)), r"a scalar loss and gave .*\(3,\)"),
+    (loss(lambda _, terms: (None, terms)), "a scalar loss and gave None"),
+    (loss(lambda value, terms: (value.detach(), terms)), "that something can learn from, and gave"),
+    (loss(lambda value, _: (value, {"a": torch.ones(3)})), r"scalar terms .* \(3,\) as a"),
+    (loss(lambda value, _: (value, None)), "a mapping of terms to log and gave None"),
+    (loss(lambda value, terms: (value[3], terms)), r"fails in phase 'discriminator' \(IndexError"),
+]
+
+
+@pytest.mark.parametrize(("target", "says"), LOSSES)
+def test_losses_that_nothing_can_learn_from_are_refused(
+    tmp_path: Path, offer: Offer, target: type, says: str
+) -> None:
+    offer("objectives", "broken", target)
+    path = recipe(tmp_path, objective="broken")
+    with pytest.raises(MtzooError, match=says) as error:
+        fit(load_recipe(path), tmp_path / "run")
+    assert str(error.value).startswith(f"{path}:{LINES['objective']}: objective: objective 'broke")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_objective_of_another_package_trains_as_the_paper_s_does(
+    tmp_path: Path, offer: Offer
+) -> None:
+    def refuse(self: Any, phase: Phase, *others: Any) -> Any:
+        assert phase.learns == "generators", "a phase of which nothing learns is never run"
+        return DualMTGANObjective.loss(self, phase, *others)
+
+    offer("objectives", "same", objective(loss=refuse))
+    judges = ["--model.image_discriminator=null", "--model.video_discriminator=null"]
+    weights = ["--objective.lambda_i=0", "--objective.lambda_v=0"]
+    runs = [
+        fit(load_recipe(recipe(tmp_path, objective=name), judges + weights), tmp_path / name)
+        for name in ("same", "dual_mtgan")
+    ]
+    assert runs[0]["losses"] == runs[1]["losses"]
+    assert runs[0]["after"] == runs[1]["after"]

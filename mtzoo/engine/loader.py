@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import Batch, PairDataset, as_video
+from mtzoo.registries import datasets
+from mtzoo.registry import is_foreign
 
 KEYS = ("video", "target_video", "target_index")
 
@@ -69,9 +71,21 @@ class Steps(Dataset[Any]):
 
 
 def load(pairs: PairDataset, positions: Sequence[int]) -> list[dict[str, Tensor]]:
-    """The pairs at ``positions``, at once where the dataset can (``__getitems__``)."""
+    """The pairs at ``positions``, at once where the dataset can (``__getitems__``).
+
+    Raises:
+        MtzooError: One is not what its dataset promises, so that they could not be stacked.
+    """
     together = getattr(pairs, "__getitems__", None)
-    return together(positions) if together else [pairs[position] for position in positions]
+    items = together(positions) if together else [pairs[position] for position in positions]
+    for position, item in zip(positions, items, strict=True):
+        check_item(item, pairs, position)
+        if ("truth" in item) != ("truth" in items[0]):
+            raise MtzooError(
+                f"dataset {_name(pairs)!r}: of positions {positions[0]} and {position} one has a "
+                "'truth' and the other none; all of a split's have one, or none has"
+            )
+    return items
 
 
 def batches(
@@ -184,23 +198,94 @@ class Mover:
         return batch
 
 
+def check_pair(pairs: PairDataset, split: str, who: str) -> None:
+    """Load the first pair of a dataset from another package and hold it to its promise.
+
+    mtzoo's own are taken at their word.
+
+    Args:
+        pairs: The dataset.
+        split: ``"train"``, or ``"test"``, whose pairs have a truth where the dataset says so.
+        who: Its registered name.
+
+    Raises:
+        MtzooError: It cannot be loaded, or is not what the dataset promises.
+    """
+    if not is_foreign(type(pairs)):
+        return
+    try:
+        item = load(pairs, [0])[0]
+    except MtzooError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise MtzooError(
+            f"dataset {who!r}: the first pair of its {split} split cannot be loaded "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        ) from error
+    if split == "test" and pairs.has_truth and "truth" not in item:
+        raise MtzooError(
+            f"dataset {who!r}: has_truth is true, and the pairs of its test split lack 'truth'; "
+            "add it, or set has_truth to false"
+        )
+
+
+def check_item(item: object, pairs: PairDataset, position: int) -> None:
+    """Hold one pair, before it is stacked with others, against what its dataset promises.
+
+    Raises:
+        MtzooError: It is no dictionary, lacks a key, or a shape or type differs.
+    """
+    who = f"dataset {_name(pairs)!r}, position {position}"
+    if not isinstance(item, Mapping):
+        raise MtzooError(
+            f"{who}: the pair is a {type(item).__name__}; it must be a dictionary with "
+            f"{', '.join(KEYS)}"
+        )
+    found: dict[str, Tensor] = {}
+    for key in (*KEYS, *(["truth"] if "truth" in item else [])):
+        if key not in item:
+            raise MtzooError(
+                f"{who}: the pair lacks {key!r}; it has {', '.join(map(str, item)) or 'nothing'}"
+            )
+        try:
+            found[key] = torch.as_tensor(item[key])[None]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise MtzooError(
+                f"{who}: {key!r} is a {type(item[key]).__name__}, which is no tensor"
+            ) from error
+    _check(found, pairs, who)
+
+
 def check_items(items: dict[str, Tensor], pairs: PairDataset, who: str) -> None:
     """Hold a loaded batch against what its dataset promises.
 
     Raises:
-        MtzooError: Shape or type differ; the message says which.
+        MtzooError: A key is missing, or a shape or type differs; the message says which.
     """
+    for key in KEYS:
+        if key not in items:
+            raise MtzooError(f"dataset {who!r}: its pairs lack {key!r}")
+    _check(items, pairs, f"dataset {who!r}")
+
+
+def _check(items: Mapping[str, Tensor], pairs: PairDataset, who: str) -> None:
     size = (pairs.frames, pairs.resolution, pairs.resolution, pairs.channels)
-    for key in ("video", "target_video"):
+    for key in ("video", "target_video", *(["truth"] if "truth" in items else [])):
         found = items[key]
         if found.dtype != torch.uint8 or tuple(found.shape[1:]) != size:
             raise MtzooError(
-                f"dataset {who!r}: {key!r} is {found.dtype} {tuple(found.shape[1:])}, "
+                f"{who}: {key!r} is {found.dtype} {tuple(found.shape[1:])}, "
                 f"it promises torch.uint8 {size} (frames, height, width, channels)"
             )
     index = items["target_index"]
-    if index.dtype != torch.int64 or not bool(((index >= 0) & (index < pairs.frames)).all()):
+    fits = index.dtype == torch.int64 and index.dim() == 1
+    if not fits or not bool(((index >= 0) & (index < pairs.frames)).all()):
         raise MtzooError(
-            f"dataset {who!r}: 'target_index' must be int64 in [0, {pairs.frames}), it is "
+            f"{who}: 'target_index' must be int64 in [0, {pairs.frames}), it is "
             f"{index.dtype} {index.flatten().tolist()[:4]}"
         )
+
+
+def _name(pairs: PairDataset) -> str:
+    """What recipes call a dataset, or else its class."""
+    return datasets.name_of(type(pairs)) or type(pairs).__name__

@@ -110,6 +110,7 @@ def _build(recipe: Recipe, processes: int) -> Built:
     for split, pairs in (("train", train), ("test", test)):
         if len(pairs) < 1:
             raise MtzooError(f"dataset {who!r}: its {split} split is empty")
+        loader.check_pair(pairs, split, who)
     torch.manual_seed(recipe.seed)  # initial weights are the same on all ranks
     model = build_model(
         recipe.model,

@@ -17,7 +17,7 @@ from mtzoo.recipe.options import signature
 from mtzoo.recipe.resolve import Recipe, Resolver, check_names
 from mtzoo.recipe.text import Key, Where
 from mtzoo.registries import REGISTRIES
-from mtzoo.registry import Registry
+from mtzoo.registry import Registry, is_foreign
 
 if TYPE_CHECKING:
     from mtzoo.interfaces import Batch, Model, Objective, PairDataset
@@ -303,11 +303,6 @@ def _build_without_memory(
             if "meta" not in f"{error.__cause__ or error}" and not _has_foreign(recipe.model):
                 raise
         return _build_model(*arguments)
-
-
-def is_foreign(target: type) -> bool:
-    """Whether a class comes from another package than mtzoo."""
-    return not f"{target.__module__}.".startswith("mtzoo.")
 
 
 def _has_foreign(section: Mapping[str, object]) -> bool:

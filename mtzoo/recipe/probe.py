@@ -227,8 +227,11 @@ def try_objective(objective: Objective, model: Model, batch: Batch, seed: int) -
     """
     batch = Batch(*(values[:COUNT] for values in batch))
     count = len(batch.video)
+    halves = {"generators": model.generators(), "discriminators": model.discriminators()}
     with _untouched(model), torch.enable_grad():
         for phase in objective.phases():
+            if not any(p.requires_grad for p in halves[phase.learns].parameters()):
+                continue  # no step runs it
             step = -(-phase.start // phase.every) * phase.every  # the first on which it runs
             draws = Draws(seed, step, 0, count, torch.device("cpu"))
             try:
