@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mtzoo.errors import MtzooError
+from mtzoo.errors import MtzooError, did_you_mean
 
 RESOLUTIONS = (32, 64, 128)
 
@@ -50,13 +51,58 @@ def check_frames(frames: int, least: int, who: str) -> None:
         )
 
 
-def check_sizes(who: str, *, even: bool = False, **sizes: int) -> None:
-    """Raise `MtzooError` unless every named size is a positive integer, and even if ``even``."""
+def check_sizes(who: str, *, even: bool = False, least: int = 1, **sizes: int) -> None:
+    """Raise `MtzooError` unless every named size is a whole number from ``least`` on.
+
+    Args:
+        who: The component or function, as the message is to call it.
+        even: Whether sizes have to be even, too.
+        least: The smallest that will do.
+        sizes: By name.
+    """
     for name, size in sizes.items():
         whole = isinstance(size, int) and not isinstance(size, bool)
-        if not whole or size < 1 or (even and size % 2):
-            wanted = "positive and even" if even else "a whole number of at least 1"
+        if not whole or size < least or (even and size % 2):
+            wanted = "positive and even" if even else f"a whole number of at least {least}"
             raise MtzooError(f"{who}: {name} must be {wanted}, not {size!r}")
+
+
+def check_choice(who: str, name: str, value: object, choices: object) -> None:
+    """Raise `MtzooError` unless ``value`` is one of ``choices``.
+
+    Args:
+        who: The component or function, as the message is to call it.
+        name: Of the option.
+        value: What was given.
+        choices: A ``Literal``, or a tuple of what there is.
+    """
+    known = choices if isinstance(choices, tuple) else get_args(choices)
+    if not any(type(value) is type(choice) and value == choice for choice in known):
+        hint = did_you_mean(value.lower(), map(str, known)) if isinstance(value, str) else ""
+        raise MtzooError(
+            f"{who}: {name} is {value!r}; it must be one of {', '.join(map(str, known))}"
+            + (f".{hint}" if hint else "")
+        )
+
+
+def check_numbers(who: str, *, above: float | None = None, **numbers: float) -> None:
+    """Raise `MtzooError` unless every named number is finite and 0 or more.
+
+    Args:
+        who: The component or function, as the message is to call it.
+        above: What each must be above; ``-math.inf`` allows any finite number. ``None`` is 0 or
+            more.
+        numbers: By name.
+    """
+    for name, number in numbers.items():
+        real = isinstance(number, (int, float)) and not isinstance(number, bool)
+        enough = real and (number >= 0 if above is None else number > above)
+        if not enough or not math.isfinite(number):
+            least = "0 or more" if above is None else f"above {above:g}"
+            wanted = "a finite number" if above == -math.inf else least
+            if real and enough:
+                wanted = "finite"
+            raise MtzooError(f"{who}: {name} must be {wanted}, not {number!r}")
 
 
 class Component(nn.Module, abc.ABC):

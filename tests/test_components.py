@@ -463,6 +463,24 @@ def test_sizes_below_one_are_refused(kind: str, name: str) -> None:
                 build(kind, name, **{size: 0})
 
 
+@every_component
+def test_options_that_are_none_of_its_choices_are_refused(kind: str, name: str) -> None:
+    entry = describe(kind, name)
+    given = {size: {**SIZES, "resolution": 32}[size] for size in entry.target.takes}
+    hints = typing.get_type_hints(entry.target.__init__)
+    for option, hint in hints.items():
+        if typing.get_origin(hint) is typing.Literal:
+            wrong, said = [7, "wgan", None], rf"\b{option}\b.*{re.escape(str(hint.__args__[0]))}"
+        elif hint is float:
+            wrong, said = [float("nan"), float("inf")], rf"\b{option} must"
+        else:
+            continue
+        for value in wrong:
+            with pytest.raises(MtzooError, match=said) as caught:
+                entry.target(**{**given, **entry.card.tiny, option: value})
+            assert "\n" not in str(caught.value)
+
+
 @components_of("motion_generators")
 def test_no_frames_are_refused(kind: str, name: str) -> None:
     with pytest.raises(MtzooError, match=rf"'{name}'.*0 frames.*at least 1"):

@@ -317,7 +317,7 @@ def test_two_towers_judge_from_what_they_computed(options):
 
 
 def test_two_tower_refuses_an_unknown_output():
-    with pytest.raises(MtzooError, match="output must be 'plain' or 'projection'"):
+    with pytest.raises(MtzooError, match=r"output is 'projektion'; .* Did you mean 'projection'"):
         build("image_discriminators", "two_tower", output="projektion")
 
 

@@ -25,7 +25,7 @@ from mtzoo.components.video_discriminators.c3d import C3DVideoDiscriminator
 from mtzoo.components.video_discriminators.patch3d import Patch3DVideoDiscriminator
 from mtzoo.components.video_discriminators.r2plus1d import R2Plus1DVideoDiscriminator
 from mtzoo.interfaces import Component, MotionEncoder, VideoDiscriminator
-from mtzoo.nn.blocks3d import GaussianHead, between, pool_to, random_rotations
+from mtzoo.nn.blocks3d import Conv3x3x3, Conv4x4, GaussianHead, between, pool_to, random_rotations
 from mtzoo.nn.conv3d import Conv3d
 from mtzoo.nn.recurrent import LSTM
 from mtzoo.nn.time import cosines, time_features, to_cosines
@@ -605,8 +605,17 @@ def test_bins_of_time_share_a_layer() -> None:
     assert mean.shape == log_variance.shape == (2, 5)
     bins = [head.bins(features[:, :, t].flatten(1)) for t in range(3)]
     torch.testing.assert_close(mean, head.mean(head.joined(torch.cat(bins, 1))))
-    with pytest.raises(MtzooError, match="bin_dim must be 0 or more"):
+    with pytest.raises(MtzooError, match="bin_dim must be a whole number of at least 0, not -1"):
         GaussianHead(4, 5, time_bins=3, space_bins=2, initial_sigma=0.3, bin_dim=-1)
+    with pytest.raises(MtzooError, match=r"bin_dim must be a whole number of at least 0, not 6\.0"):
+        GaussianHead(4, 5, time_bins=3, space_bins=2, initial_sigma=0.3, bin_dim=6.0)  # type: ignore[arg-type]
+
+
+def test_kinds_of_convolutions_that_there_are_not_are_refused() -> None:
+    with pytest.raises(MtzooError, match=r"Conv3x3x3: kind is 'fulll'; it must be .*mean 'full'"):
+        Conv3x3x3(3, 4, (1, 2), "fulll", "batch")  # type: ignore[arg-type]
+    with pytest.raises(MtzooError, match="Conv4x4: kind is 'both'; it must be one of full, factor"):
+        Conv4x4(3, 4, True, "both", False, True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

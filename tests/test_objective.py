@@ -102,6 +102,39 @@ def test_adversarial_losses_stay_finite_where_the_sigmoid_does_not():
             assert torch.isfinite(loss(torch.tensor([-300.0, 300.0]), form))
 
 
+@pytest.mark.parametrize("name", ["real_loss", "fake_loss", "generator_loss"])
+def test_forms_that_there_are_not_are_refused(name):
+    with pytest.raises(MtzooError, match=f"{name}: form is 'wgan'; it must be one of minimax, non"):
+        getattr(adversarial, name)(DOUBT, "wgan")
+
+
+def test_reductions_and_distances_that_there_are_not_are_refused():
+    posterior = Gaussian(torch.zeros(1, 2), torch.zeros(1, 2))
+    with pytest.raises(MtzooError, match="reduction is 'none'; it must be one of sum, mean"):
+        paper.kl_divergence(posterior, "none")
+    with pytest.raises(MtzooError, match="norm is 'huber'; it must be one of l1, l2"):
+        paper.reconstruction_loss(DOUBT, DOUBT, "huber")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"adversarial": "wgan"}, "adversarial is 'wgan'; it must be one of minimax"),
+        ({"reconstruction": "L1"}, "reconstruction is 'L1'; .* Did you mean 'l1'"),
+        ({"kl_reduction": "none"}, "kl_reduction is 'none'; it must be one of sum, mean"),
+        ({"motion_target": "code"}, "motion_target is 'code'; it must be one of mean, sample"),
+        ({"motion_gradient": "none"}, "motion_gradient is 'none'; it must be one of all"),
+        ({"target_videos": "one"}, "target_videos is 'one'; it must be one of both, random"),
+        ({"lambda_1": math.inf}, "lambda_1 must be finite, not inf"),
+        ({"lambda_kl": math.nan}, "lambda_kl must be 0 or more, not nan"),
+        ({"kl_ramp": 1.5}, "kl_ramp must be a whole number of at least 0, not 1.5"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options, said):
+    with pytest.raises(MtzooError, match=f"objective dual_mtgan: {said}"):
+        DualMTGANObjective(**options)
+
+
 def test_total_is_equation_8_with_the_papers_weights():
     terms = [torch.tensor(v) for v in (1.0, 2.0, 3.0, 5.0, 7.0, 11.0)]
     by_hand = 10 * (1 + 2 + 3) + 0.01 * 5 + 0.0001 * 7 + 1 * 11
@@ -598,7 +631,7 @@ def test_poses_are_looked_at_in_as_many_frames_as_asked_for():
         seen.clear()
         run(posed, model, batch, draws, step=500)
         assert seen[-1] == frames * len(batch.video)
-    with pytest.raises(MtzooError, match="pose_frames is 0; it must be 1 or more"):
+    with pytest.raises(MtzooError, match="pose_frames must be a whole number of at least 1, not 0"):
         DualMTGANObjective(pose_frames=0)
 
 
@@ -640,7 +673,9 @@ def test_aligned_layers_learn_from_frames_and_codes_from_where_they_were_found()
     plain = DualMTGANObjective(pose_weight=1.0, **WITHOUT_OTHERS)
     run(plain, model, batch, draws, step=9)
     assert not generator.held
-    with pytest.raises(MtzooError, match="align_steps is -1; it must be 0 or more"):
+    with pytest.raises(
+        MtzooError, match="align_steps must be a whole number of at least 0, not -1"
+    ):
         DualMTGANObjective(align_steps=-1, pose_weight=1.0)
 
 
@@ -811,6 +846,13 @@ def test_pose_consistency_knows_shift_turn_and_size_apart():
     assert paper.uprightness(pose(0, 0, 3.0, 180)) == pytest.approx(2)
 
 
+def test_a_model_refuses_a_choice_that_there_is_not():
+    with pytest.raises(
+        MtzooError, match="dual_mtgan: content_frames is 'first'; it must be one of"
+    ):
+        make(content_frames="first")
+
+
 def test_poses_are_refused_where_nothing_turns():
     model, _, _ = turning(turns=0)
     with pytest.raises(MtzooError, match="pose_weight needs an image generator that turns"):
@@ -818,5 +860,5 @@ def test_poses_are_refused_where_nothing_turns():
     DualMTGANObjective(pose_weight=1.0, **WITHOUT_OTHERS).check(turning()[0], {})
     with pytest.raises(MtzooError, match="learned by pose_weight alone"):
         DualMTGANObjective(**WITHOUT_OTHERS).check(turning()[0], {})
-    with pytest.raises(MtzooError, match="pose_weight is -1"):
+    with pytest.raises(MtzooError, match="pose_weight must be 0 or more, not -1"):
         DualMTGANObjective(pose_weight=-1.0)

@@ -26,10 +26,14 @@ from mtzoo.interfaces import (
     MotionGenerator,
     MotionPrior,
     VideoDiscriminator,
+    check_choice,
 )
 from mtzoo.nn.camera import camera_motion
 from mtzoo.registries import models
 from mtzoo.registry import Card
+
+ContentFrames = Literal["each", "one", "other", "either"]
+"""Where V~_x takes its content from in training; see `DualMTGAN`."""
 
 
 class Generated(NamedTuple):
@@ -109,9 +113,10 @@ class DualMTGAN(Model):
         video_discriminator: VideoDiscriminator | None = None,
         motion_prior: MotionPrior | None = None,
         *,
-        content_frames: Literal["each", "one", "other", "either"] = "each",
+        content_frames: ContentFrames = "each",
     ) -> None:
         super().__init__()
+        check_choice("dual_mtgan", "content_frames", content_frames, ContentFrames)
         if motion_generator.motion_dim != motion_encoder.motion_dim:
             raise MtzooError(
                 f"dual_mtgan: the motion generator takes codes of {motion_generator.motion_dim} "

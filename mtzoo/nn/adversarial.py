@@ -11,7 +11,10 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtzoo.interfaces import check_choice
+
 AdversarialForm = Literal["minimax", "non_saturating", "hinge", "lsgan"]
+"""What the game is; `real_loss`, `fake_loss` and `generator_loss` say what each form computes."""
 
 
 def real_loss(logits: Tensor, form: AdversarialForm) -> Tensor:
@@ -20,7 +23,18 @@ def real_loss(logits: Tensor, form: AdversarialForm) -> Tensor:
     - ``minimax`` and ``non_saturating`` (Goodfellow et al. 2014): -log D;
     - ``hinge`` (Lim & Ye 2017): max(0, 1 - l);
     - ``lsgan`` (Mao et al. 2017, targets 1 and 0): (l - 1)^2 / 2.
+
+    Args:
+        logits: Of any shape, without a sigmoid.
+        form: Adversarial form.
+
+    Returns:
+        Scalar; 0 or more.
+
+    Raises:
+        MtzooError: There is no such form.
     """
+    check_choice("real_loss", "form", form, AdversarialForm)
     if form == "hinge":
         return F.relu(1.0 - logits).mean()
     if form == "lsgan":
@@ -34,7 +48,18 @@ def fake_loss(logits: Tensor, form: AdversarialForm) -> Tensor:
     - ``minimax`` and ``non_saturating``: -log(1 - D);
     - ``hinge``: max(0, 1 + l);
     - ``lsgan``: l^2 / 2.
+
+    Args:
+        logits: Of any shape, without a sigmoid.
+        form: Adversarial form.
+
+    Returns:
+        Scalar; 0 or more.
+
+    Raises:
+        MtzooError: There is no such form.
     """
+    check_choice("fake_loss", "form", form, AdversarialForm)
     if form == "hinge":
         return F.relu(1.0 + logits).mean()
     if form == "lsgan":
@@ -50,7 +75,18 @@ def generator_loss(logits: Tensor, form: AdversarialForm) -> Tensor:
     - ``non_saturating``: -log D, the same fixed point with a gradient where it is needed;
     - ``hinge``: -l;
     - ``lsgan``: (l - 1)^2 / 2.
+
+    Args:
+        logits: Of any shape, without a sigmoid.
+        form: Adversarial form.
+
+    Returns:
+        Scalar; ``minimax`` is 0 or less, ``hinge`` any number, the others 0 or more.
+
+    Raises:
+        MtzooError: There is no such form.
     """
+    check_choice("generator_loss", "form", form, AdversarialForm)
     if form == "minimax":
         return -F.softplus(logits).mean()
     if form == "hinge":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
+from mtzoo.interfaces import check_choice
 from mtzoo.nn.norm import Norm, Standard, needs_bias, norm2d, spectral
 
 CodeOutput = Literal["linear", "tanh", "layer_norm", "batch_norm"]
@@ -72,12 +73,22 @@ def code_output(kind: CodeOutput, dim: int) -> nn.Module:
             that it cannot be served by one code for all pictures either; takes more than one
             picture in training, and their running statistics after it.
         dim: Size of the code.
+
+    Returns:
+        A module from ``(N, dim)`` to ``(N, dim)``.
+
+    Raises:
+        MtzooError: There is no such ``kind``, or a code of 1 dimension is to be layer-normalised.
     """
+    check_choice("content encoder", "output", kind, CodeOutput)
     if kind == "tanh":
         return nn.Tanh()
     if kind == "layer_norm":
         if dim < 2:
-            raise MtzooError("a content code of 1 dimension cannot be layer-normalised")
+            raise MtzooError(
+                "content encoder: a code of 1 dimension cannot be layer-normalised; "
+                "set content_dim to 2 or more, or output to another kind"
+            )
         return nn.LayerNorm(dim, elementwise_affine=False)
     if kind == "batch_norm":
         return Standard(dim)

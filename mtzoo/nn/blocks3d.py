@@ -14,13 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import check_frames
+from mtzoo.interfaces import check_choice, check_frames, check_numbers, check_sizes
 from mtzoo.nn.conv3d import Conv3d
 from mtzoo.nn.norm import Norm, Standard, needs_bias, norm3d, spectral
 
 SLOPE = 0.2  # of the leaky ReLU, as in DCGAN's discriminator
 
 Kind = Literal["full", "factorised"]
+"""How a convolution in space and time is computed: at once, or in space and then in time."""
+
+Stride = Literal[1, 2]
+"""Of a video discriminator in time, in its first two stages."""
+
+WHO = "motion encoder"
 
 
 def widths(width: int, stages: int, most: int = 8) -> list[int]:
@@ -106,11 +112,15 @@ class Conv3x3x3(nn.Sequential):
         kind: ``"factorised"`` puts norm and leaky ReLU between the halves.
         norm: The norm between the halves; it also says whether the convolution that ends the
             block wants a bias: none if a norm follows.
+
+    Raises:
+        MtzooError: There is no such ``kind``.
     """
 
     def __init__(
         self, inputs: int, outputs: int, stride: tuple[int, int], kind: Kind, norm: Norm
     ) -> None:
+        check_choice("Conv3x3x3", "kind", kind, Kind)
         in_time, in_space = stride
         bias = needs_bias(norm)
         if kind == "full":
@@ -276,8 +286,9 @@ class GaussianHead(nn.Module):
             them. 0 reads mean and log-variance off the features at once.
 
     Raises:
-        MtzooError: ``initial_sigma`` is not positive or beyond the bound, or ``mean_spread``,
-            ``log_variance_bound`` or ``bin_dim`` is negative.
+        MtzooError: ``initial_sigma`` is not positive or beyond the bound; ``mean_spread``,
+            ``log_variance_bound`` or ``bin_dim`` is negative; one is not finite; or ``bin_dim`` is
+            no whole number.
     """
 
     def __init__(
@@ -293,25 +304,18 @@ class GaussianHead(nn.Module):
         bin_dim: int = 0,
     ) -> None:
         super().__init__()
-        if not initial_sigma > 0:
-            raise MtzooError(f"motion encoder: initial_sigma must be above 0, not {initial_sigma}")
-        if not mean_spread >= 0:
-            raise MtzooError(f"motion encoder: mean_spread must be 0 or more, not {mean_spread}")
-        if not log_variance_bound >= 0:
-            raise MtzooError(
-                f"motion encoder: log_variance_bound must be 0 or more, not {log_variance_bound}"
-            )
+        check_numbers(WHO, above=0, initial_sigma=initial_sigma)
+        check_numbers(WHO, mean_spread=mean_spread, log_variance_bound=log_variance_bound)
+        check_sizes(WHO, least=0, bin_dim=bin_dim)
         start = 2 * math.log(initial_sigma)
         if log_variance_bound:
             if abs(start) >= log_variance_bound:
                 raise MtzooError(
-                    f"motion encoder: with log_variance_bound {log_variance_bound} sigma lies "
+                    f"{WHO}: with log_variance_bound {log_variance_bound} sigma lies "
                     f"between {math.exp(-log_variance_bound / 2):.3g} and "
                     f"{math.exp(log_variance_bound / 2):.3g}; initial_sigma is {initial_sigma}"
                 )
             start = log_variance_bound * math.atanh(start / log_variance_bound)
-        if bin_dim < 0:
-            raise MtzooError(f"motion encoder: bin_dim must be 0 or more, not {bin_dim}")
         self.time_bins = time_bins
         self.space_bins = space_bins
         inputs = channels * time_bins * space_bins**2
@@ -358,6 +362,9 @@ class Conv4x4(nn.Sequential):
         kind: ``"factorised"`` is 1x4x4, leaky ReLU, then the kernel in time alone.
         spectral_norm: On every convolution.
         bias: Of the last convolution.
+
+    Raises:
+        MtzooError: There is no such ``kind``.
     """
 
     def __init__(
@@ -369,6 +376,7 @@ class Conv4x4(nn.Sequential):
         spectral_norm: bool,
         bias: bool,
     ) -> None:
+        check_choice("Conv4x4", "kind", kind, Kind)
         time, stride = (4, 2) if halve_time else (3, 1)
         if kind == "full":
             super().__init__(

@@ -10,12 +10,16 @@ generator, and so that no table of a trained length stands in the way of longer 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import check_frames
+
+OutputNorm = Literal["none", "layer"]
+"""What each frame motion code passes through last: nothing, or layer norm."""
 
 SHORTEST = 4.0
 LONGEST = 256.0

@@ -19,12 +19,38 @@ from mtzoo.components.image_generators.layered import LayeredImageGenerator, inv
 from mtzoo.components.image_generators.skip import SkipImageGenerator
 from mtzoo.components.motion_encoders.trajectories import TrajectoryMotionEncoder
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import Batch, Draws, Gaussian, Objective, Phase
+from mtzoo.interfaces import (
+    Batch,
+    Draws,
+    Gaussian,
+    Objective,
+    Phase,
+    check_choice,
+    check_numbers,
+    check_sizes,
+)
 from mtzoo.models.dual_mtgan import DualMTGAN, Generated
 from mtzoo.nn.adversarial import AdversarialForm, fake_loss, generator_loss, real_loss
 from mtzoo.nn.align import align_layers, extent, moved, places
 from mtzoo.registries import objectives
 from mtzoo.registry import Card
+
+WHO = "objective dual_mtgan"
+
+Reduction = Literal["sum", "mean"]
+"""Of L_KL over the code."""
+
+Distance = Literal["l1", "l2"]
+"""Of L_rec: absolute or squared differences."""
+
+MotionTarget = Literal["mean", "sample"]
+"""Of L_M; see `DualMTGANObjective`."""
+
+MotionGradient = Literal["all", "detach_target", "freeze_encoder"]
+"""Where L_M's gradient goes; see `DualMTGANObjective`."""
+
+TargetVideos = Literal["both", "random"]
+"""Which V~_y the discriminators see; see `DualMTGANObjective`."""
 
 
 def content_consistency(content: Tensor) -> Tensor:
@@ -41,7 +67,7 @@ def content_consistency(content: Tensor) -> Tensor:
     return (content[:, 1:] - content[:, :-1]).abs().mean()
 
 
-def kl_divergence(posterior: Gaussian, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+def kl_divergence(posterior: Gaussian, reduction: Reduction = "sum") -> Tensor:
     """L_KL, Eq. 2: KL(P(z_M) || N(0, I)) of a diagonal Gaussian, in nats.
 
     Args:
@@ -51,22 +77,31 @@ def kl_divergence(posterior: Gaussian, reduction: Literal["sum", "mean"] = "sum"
 
     Returns:
         Scalar, mean over the batch.
+
+    Raises:
+        MtzooError: There is no such reduction.
     """
+    check_choice("kl_divergence", "reduction", reduction, Reduction)
     mean, log_variance = _full(posterior.mean), _full(posterior.log_variance)
     each = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
     return (each.sum(1) if reduction == "sum" else each.mean(1)).mean()
 
 
-def reconstruction_loss(
-    reconstruction: Tensor, video: Tensor, norm: Literal["l1", "l2"] = "l1"
-) -> Tensor:
+def reconstruction_loss(reconstruction: Tensor, video: Tensor, norm: Distance = "l1") -> Tensor:
     """L_rec, Eq. 4: distance between V~_x and V, mean over all elements.
 
     Args:
         reconstruction: V~_x, ``(B, T, C, H, W)`` in [-1, 1].
         video: V, same shape.
         norm: ``l1`` as the paper writes; ``l2`` is the squared error.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        MtzooError: There is no such norm.
     """
+    check_choice("reconstruction_loss", "norm", norm, Distance)
     difference = reconstruction - video
     return difference.abs().mean() if norm == "l1" else difference.square().mean()
 
@@ -301,6 +336,10 @@ class DualMTGANObjective(Objective):
             layers that turn `pose_consistency` instead, as a share of how far they reach, that
             directions read off the picture and off frames differ by what lies between them, and
             `uprightness`.
+
+    Raises:
+        MtzooError: A weight is negative or not finite, a number of steps or frames is none, or
+            there is no such choice.
     """
 
     def __init__(
@@ -314,12 +353,12 @@ class DualMTGANObjective(Objective):
         content_ramp: int = 0,
         motion_weight: float = 1.0,
         adversarial: AdversarialForm = "non_saturating",
-        reconstruction: Literal["l1", "l2"] = "l1",
-        kl_reduction: Literal["sum", "mean"] = "sum",
+        reconstruction: Distance = "l1",
+        kl_reduction: Reduction = "sum",
         kl_ramp: int = 0,
-        motion_target: Literal["mean", "sample"] = "sample",
-        motion_gradient: Literal["all", "detach_target", "freeze_encoder"] = "freeze_encoder",
-        target_videos: Literal["both", "random"] = "both",
+        motion_target: MotionTarget = "sample",
+        motion_gradient: MotionGradient = "freeze_encoder",
+        target_videos: TargetVideos = "both",
         motion_start: int = 0,
         motion_ramp: int = 0,
         adversarial_start: int = 0,
@@ -335,40 +374,46 @@ class DualMTGANObjective(Objective):
         camera_weight: float = 0.0,
         backdrop_weight: float = 0.0,
     ) -> None:
-        weights = {
-            "lambda_1": lambda_1,
-            "lambda_kl": lambda_kl,
-            "lambda_i": lambda_i,
-            "lambda_v": lambda_v,
-            "content_weight": content_weight,
-            "motion_weight": motion_weight,
-            "content_ramp": content_ramp,
-            "kl_ramp": kl_ramp,
-            "motion_start": motion_start,
-            "motion_ramp": motion_ramp,
-            "adversarial_start": adversarial_start,
-            "adversarial_ramp": adversarial_ramp,
-            "pose_weight": pose_weight,
-            "pose_start": pose_start,
-            "pose_lead": pose_lead,
-            "align_steps": align_steps,
-            "align_start": align_start,
-            "align_weight": align_weight,
-            "camera_weight": camera_weight,
-            "backdrop_weight": backdrop_weight,
-        }
-        for name, value in weights.items():
-            if not value >= 0:  # also refuses NaN
-                raise MtzooError(f"objective dual_mtgan: {name} is {value}; it must be 0 or more")
-        for name, number in {"paint_every": paint_every, "pose_frames": pose_frames}.items():
-            if number < 1:
-                raise MtzooError(f"objective dual_mtgan: {name} is {number}; it must be 1 or more")
+        check_numbers(
+            WHO,
+            lambda_1=lambda_1,
+            lambda_kl=lambda_kl,
+            lambda_i=lambda_i,
+            lambda_v=lambda_v,
+            content_weight=content_weight,
+            motion_weight=motion_weight,
+            pose_weight=pose_weight,
+            align_weight=align_weight,
+            camera_weight=camera_weight,
+            backdrop_weight=backdrop_weight,
+        )
+        check_sizes(
+            WHO,
+            least=0,
+            content_ramp=content_ramp,
+            kl_ramp=kl_ramp,
+            motion_start=motion_start,
+            motion_ramp=motion_ramp,
+            adversarial_start=adversarial_start,
+            adversarial_ramp=adversarial_ramp,
+            pose_start=pose_start,
+            pose_lead=pose_lead,
+            align_steps=align_steps,
+            align_start=align_start,
+        )
+        check_sizes(WHO, paint_every=paint_every, pose_frames=pose_frames)
+        check_choice(WHO, "adversarial", adversarial, AdversarialForm)
+        check_choice(WHO, "reconstruction", reconstruction, Distance)
+        check_choice(WHO, "kl_reduction", kl_reduction, Reduction)
+        check_choice(WHO, "motion_target", motion_target, MotionTarget)
+        check_choice(WHO, "motion_gradient", motion_gradient, MotionGradient)
+        check_choice(WHO, "target_videos", target_videos, TargetVideos)
         self.total = Total(lambda_1, lambda_kl, lambda_i, lambda_v)
         self.content_weight = content_weight
         self.motion_weight = motion_weight
         self.adversarial: AdversarialForm = adversarial
-        self.reconstruction: Literal["l1", "l2"] = reconstruction
-        self.kl_reduction: Literal["sum", "mean"] = kl_reduction
+        self.reconstruction: Distance = reconstruction
+        self.kl_reduction: Reduction = kl_reduction
         self.content_ramp = content_ramp
         self.kl_ramp = kl_ramp
         self.motion_target = motion_target

@@ -7,14 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtzoo.errors import MtzooError
-from mtzoo.interfaces import ImageDiscriminator, check_resolution, check_sizes
+from mtzoo.interfaces import ImageDiscriminator, check_choice, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import check_image, conv_tower, stage_widths
 from mtzoo.nn.norm import Norm, dcgan_init_, needs_bias, norm2d, spectral
 from mtzoo.registries import image_discriminators
 from mtzoo.registry import Card
 
 WHO = "image discriminator 'two_tower'"
+
+Output = Literal["plain", "projection"]
+"""How condition and frame meet."""
 
 
 @image_discriminators.register(
@@ -51,7 +53,7 @@ class TwoTowerImageDiscriminator(ImageDiscriminator):
             an unconditional logit plus the inner product of embedding and pooled features.
 
     Raises:
-        MtzooError: A size that cannot work.
+        MtzooError: A size that cannot work, or no such ``output``.
     """
 
     def __init__(
@@ -63,13 +65,12 @@ class TwoTowerImageDiscriminator(ImageDiscriminator):
         embed_dim: int = 128,
         norm: Norm = "none",
         spectral_norm: bool = True,
-        output: Literal["plain", "projection"] = "plain",
+        output: Output = "plain",
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
         check_sizes(WHO, channels=channels, width=width, embed_dim=embed_dim)
-        if output not in ("plain", "projection"):
-            raise MtzooError(f"{WHO}: output must be 'plain' or 'projection', not {output!r}")
+        check_choice(WHO, "output", output, Output)
         self.resolution = resolution
         self.channels = channels
         self.frame_tower = conv_tower(

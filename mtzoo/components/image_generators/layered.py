@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
+from mtzoo.interfaces import ImageGenerator, check_choice, check_resolution, check_sizes
 from mtzoo.nn.align import extent, lay, moved
 from mtzoo.nn.blocks2d import (
     CodeToMap,
@@ -215,7 +215,8 @@ class LayeredImageGenerator(ImageGenerator):
             learns from frames that it was aligned with (see ``align_steps`` of the objective).
 
     Raises:
-        MtzooError: A size that cannot work, or ``relative_sizes`` without ``turns``.
+        MtzooError: A size that cannot work, no such ``inpainting``, or ``relative_sizes`` without
+            ``turns``.
     """
 
     turning: Tensor
@@ -247,6 +248,7 @@ class LayeredImageGenerator(ImageGenerator):
             layers=layers,
             hidden=hidden,
         )
+        check_sizes(WHO, least=0, turns=turns)
         if turns and not 4 <= turns <= 64:
             raise MtzooError(f"{WHO}: turns is {turns}; it must be 0, or 4 to 64")
         if relative_sizes and not turns:
@@ -254,11 +256,7 @@ class LayeredImageGenerator(ImageGenerator):
                 f"{WHO}: relative_sizes needs layers that are shifted, scaled and turned; "
                 "set turns (16, say)"
             )
-        if inpainting not in get_args(Inpainting):
-            raise MtzooError(
-                f"{WHO}: inpainting is {inpainting!r}; it must be one of "
-                f"{', '.join(get_args(Inpainting))}"
-            )
+        check_choice(WHO, "inpainting", inpainting, Inpainting)
         self.resolution = resolution
         self.channels = channels
         self.layers = layers

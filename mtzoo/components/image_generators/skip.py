@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import NamedTuple, overload
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
+from mtzoo.interfaces import ImageGenerator, check_numbers, check_resolution, check_sizes
 from mtzoo.nn.align import places
 from mtzoo.nn.blocks2d import (
     CodeToMap,
@@ -122,7 +123,7 @@ class SkipImageGenerator(ImageGenerator):
             shift next to nothing; see ``camera_weight`` of the objective.
 
     Raises:
-        MtzooError: A size that cannot work.
+        MtzooError: A size that cannot work, or ``moved`` is not finite.
     """
 
     takes_picture = True
@@ -149,6 +150,7 @@ class SkipImageGenerator(ImageGenerator):
             frame_motion_dim=frame_motion_dim,
             width=width,
         )
+        check_numbers(WHO, above=-math.inf, moved=moved)
         self.resolution = resolution
         self.channels = channels
         bias = needs_bias(norm)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mtzoo.interfaces import (
     Gaussian,
     MotionEncoder,
+    check_choice,
     check_resolution,
     check_sizes,
 )
@@ -31,6 +32,9 @@ from mtzoo.registries import motion_encoders
 from mtzoo.registry import Card
 
 WHO = "motion encoder 'c3d'"
+
+View = Literal["frames", "differences", "deviations"]
+"""What is looked at of a clip."""
 
 
 @motion_encoders.register(
@@ -100,7 +104,8 @@ class C3DMotionEncoder(MotionEncoder):
             what is seen in one bin is learned from all.
 
     Raises:
-        MtzooError: The resolution is not supported or a size cannot work.
+        MtzooError: The resolution is not supported, a size or number cannot work, or there is no
+            such ``view``.
     """
 
     min_frames = 2  # 3 for an instance that sees differences
@@ -116,7 +121,7 @@ class C3DMotionEncoder(MotionEncoder):
         time_halvings: int = 2,
         time_bins: int = 4,
         space_bins: int = 4,
-        view: Literal["frames", "differences", "deviations"] = "frames",
+        view: View = "frames",
         turn_colours: bool = False,
         shrink: int = 1,
         norm: Norm = "batch",
@@ -129,6 +134,7 @@ class C3DMotionEncoder(MotionEncoder):
         check_resolution(resolution, WHO)
         check_sizes(WHO, channels=channels, motion_dim=motion_dim, width=width, depth=depth)
         check_sizes(WHO, time_bins=time_bins, space_bins=space_bins)
+        check_choice(WHO, "view", view, View)
         check_shrink(shrink, resolution, WHO)
         stages = halvings(resolution // shrink)
         check_time_halvings(time_halvings, stages - 1, WHO)

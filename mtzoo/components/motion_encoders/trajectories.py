@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import Gaussian, MotionEncoder, check_resolution, check_sizes
+from mtzoo.interfaces import (
+    Gaussian,
+    MotionEncoder,
+    check_choice,
+    check_numbers,
+    check_resolution,
+    check_sizes,
+)
 from mtzoo.nn.blocks2d import conv_tower
 from mtzoo.nn.blocks3d import (
     SLOPE,
@@ -27,6 +34,9 @@ from mtzoo.registries import motion_encoders
 from mtzoo.registry import Card
 
 WHO = "motion encoder 'trajectories'"
+
+View = Literal["frames", "deviations"]
+"""What is looked at of a clip."""
 
 
 @motion_encoders.register(
@@ -82,7 +92,8 @@ class TrajectoryMotionEncoder(MotionEncoder):
         initial_sigma: Standard deviation of the posterior at the start of training.
 
     Raises:
-        MtzooError: The resolution is not supported or a size cannot work.
+        MtzooError: The resolution is not supported, a size or number cannot work, or there is no
+            such ``view``.
     """
 
     min_frames = 2
@@ -97,7 +108,7 @@ class TrajectoryMotionEncoder(MotionEncoder):
         period: int = 16,
         width: int = 24,
         hidden: int = 128,
-        view: Literal["frames", "deviations"] = "deviations",
+        view: View = "deviations",
         turn_colours: bool = False,
         shrink: int = 1,
         camera: bool = False,
@@ -112,8 +123,8 @@ class TrajectoryMotionEncoder(MotionEncoder):
             raise MtzooError(
                 f"{WHO}: terms is {terms}; in {period} frames it must be 1 to {period}"
             )
-        if not initial_sigma > 0:
-            raise MtzooError(f"{WHO}: initial_sigma must be above 0, not {initial_sigma}")
+        check_numbers(WHO, above=0, initial_sigma=initial_sigma)
+        check_choice(WHO, "view", view, View)
         check_shrink(shrink, resolution, WHO)
         self.resolution = resolution
         self.channels = channels

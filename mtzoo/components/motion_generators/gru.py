@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from mtzoo.interfaces import MotionGenerator, check_sizes
+from mtzoo.interfaces import MotionGenerator, check_choice, check_sizes
 from mtzoo.nn.recurrent import GRU
-from mtzoo.nn.time import check_unroll, time_features
+from mtzoo.nn.time import OutputNorm, check_unroll, time_features
 from mtzoo.registries import motion_generators
 from mtzoo.registry import Card
 
@@ -49,7 +47,8 @@ class GRUMotionGenerator(MotionGenerator):
             leaves the linear output.
 
     Raises:
-        MtzooError: A size is not positive, or ``time_dim`` is odd.
+        MtzooError: A size is not positive, ``time_dim`` is odd, or there is no such
+            ``output_norm``.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class GRUMotionGenerator(MotionGenerator):
         noise_dim: int = 10,
         time_input: bool = True,
         time_dim: int = 16,
-        output_norm: Literal["none", "layer"] = "layer",
+        output_norm: OutputNorm = "layer",
     ) -> None:
         super().__init__()
         check_sizes(
@@ -74,6 +73,7 @@ class GRUMotionGenerator(MotionGenerator):
             noise_dim=noise_dim,
         )
         check_sizes(WHO, even=True, time_dim=time_dim)
+        check_choice(WHO, "output_norm", output_norm, OutputNorm)
         self.motion_dim = motion_dim
         self.frame_motion_dim = frame_motion_dim
         self.noise_dim = noise_dim

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import MotionGenerator, check_sizes
+from mtzoo.interfaces import MotionGenerator, check_choice, check_sizes
 from mtzoo.nn.recurrent import LSTM
-from mtzoo.nn.time import check_unroll, cosines, time_features
+from mtzoo.nn.time import OutputNorm, check_unroll, cosines, time_features
 from mtzoo.registries import motion_generators
 from mtzoo.registry import Card
 
 WHO = "motion generator 'lstm'"
+
+Entry = Literal["every_step", "first_step", "initial_state", "tracks"]
+"""How a motion code enters."""
 
 
 @motion_generators.register(
@@ -60,8 +63,9 @@ class LSTMMotionGenerator(MotionGenerator):
         period: Likewise, its ``period``.
 
     Raises:
-        MtzooError: A size is not positive, ``time_dim`` is odd, or the code has not as many numbers
-            for each of the tracks, at most ``period``.
+        MtzooError: A size is not positive, ``time_dim`` is odd, there is no such ``entry`` or
+            ``output_norm``, or the code has not as many numbers for each of the tracks, at most
+            ``period``.
     """
 
     def __init__(
@@ -71,10 +75,10 @@ class LSTMMotionGenerator(MotionGenerator):
         frame_motion_dim: int = 64,
         hidden: int = 256,
         layers: int = 2,
-        entry: Literal["every_step", "first_step", "initial_state", "tracks"] = "every_step",
+        entry: Entry = "every_step",
         time_input: bool = True,
         time_dim: int = 16,
-        output_norm: Literal["none", "layer"] = "layer",
+        output_norm: OutputNorm = "layer",
         tracks: int = 6,
         period: int = 16,
     ) -> None:
@@ -88,6 +92,8 @@ class LSTMMotionGenerator(MotionGenerator):
         )
         check_sizes(WHO, even=True, time_dim=time_dim)
         check_sizes(WHO, tracks=tracks, period=period)
+        check_choice(WHO, "entry", entry, Entry)
+        check_choice(WHO, "output_norm", output_norm, OutputNorm)
         self.motion_dim = motion_dim
         self.frame_motion_dim = frame_motion_dim
         self.entry = entry

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import MotionGenerator, check_sizes
-from mtzoo.nn.time import check_unroll, time_features
+from mtzoo.interfaces import MotionGenerator, check_choice, check_sizes
+from mtzoo.nn.time import OutputNorm, check_unroll, time_features
 from mtzoo.registries import motion_generators
 from mtzoo.registry import Card
 
@@ -70,7 +68,8 @@ class TransformerMotionGenerator(MotionGenerator):
             leaves the linear output.
 
     Raises:
-        MtzooError: A size is not positive, or ``width`` is odd or no multiple of ``heads``.
+        MtzooError: A size is not positive, ``width`` is odd or no multiple of ``heads``, or there
+            is no such ``output_norm``.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class TransformerMotionGenerator(MotionGenerator):
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
-        output_norm: Literal["none", "layer"] = "layer",
+        output_norm: OutputNorm = "layer",
     ) -> None:
         super().__init__()
         check_sizes(
@@ -97,6 +96,7 @@ class TransformerMotionGenerator(MotionGenerator):
                 f"{WHO}: width {width} cannot be shared by {heads} heads; "
                 "make width a multiple of heads"
             )
+        check_choice(WHO, "output_norm", output_norm, OutputNorm)
         self.motion_dim = motion_dim
         self.frame_motion_dim = frame_motion_dim
         self.width = width

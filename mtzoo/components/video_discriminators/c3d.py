@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
-from mtzoo.interfaces import VideoDiscriminator, check_resolution, check_sizes
-from mtzoo.nn.blocks3d import check_video, critic_head, critic_trunk, halvings
+from mtzoo.interfaces import VideoDiscriminator, check_choice, check_resolution, check_sizes
+from mtzoo.nn.blocks3d import Stride, check_video, critic_head, critic_trunk, halvings
 from mtzoo.nn.norm import Norm
 from mtzoo.registries import video_discriminators
 from mtzoo.registry import Card
@@ -49,7 +47,8 @@ class C3DVideoDiscriminator(VideoDiscriminator):
         spectral_norm: Whether every convolution is divided by its spectral norm.
 
     Raises:
-        MtzooError: The resolution is not supported or a size cannot work.
+        MtzooError: The resolution is not supported, a size cannot work, or there is no such
+            ``temporal_stride``.
     """
 
     min_frames = 4
@@ -60,13 +59,14 @@ class C3DVideoDiscriminator(VideoDiscriminator):
         channels: int = 3,
         *,
         width: int = 64,
-        temporal_stride: Literal[1, 2] = 2,
+        temporal_stride: Stride = 2,
         norm: Norm = "none",
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()
         check_resolution(resolution, WHO)
         check_sizes(WHO, channels=channels, width=width)
+        check_choice(WHO, "temporal_stride", temporal_stride, Stride)
         self.resolution = resolution
         self.channels = channels
         self.features, outputs = critic_trunk(
