@@ -305,6 +305,22 @@ def test_pictures_keep_within_their_range(name: str) -> None:
 
 
 @every_component
+def test_shapes_are_known_without_memory(kind: str, name: str) -> None:
+    component = build(kind, name).eval()
+    inputs = make(kind)
+    if isinstance(component, ImageGenerator) and component.takes_picture:
+        inputs = (*inputs, picture_of(inputs[0], component))
+    more = (6,) if kind == "motion_generators" else ()
+    with torch.no_grad():
+        there = component(*inputs, *more)
+        made = component.to("meta")(*(value.to("meta") for value in inputs), *more)
+    tensors = (there, made) if isinstance(there, tuple) else ((there,), (made,))
+    for left, right in zip(*tensors, strict=True):
+        assert (left.shape, left.dtype) == (right.shape, right.dtype)
+        assert right.is_meta
+
+
+@every_component
 def test_autocast_to_bfloat16(kind: str, name: str) -> None:
     component = settled(kind, build(kind, name))
     inputs = make(kind)

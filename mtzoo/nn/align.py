@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtzoo.nn.precision import without_autocast
 from mtzoo.nn.warp import warp_affine
 
 _LEAST = 1e-6  # keeps what does not change a frame from dividing by nothing
@@ -120,7 +121,7 @@ def align_layers(
     Returns:
         Moves of the same shape, and the mean squared error of each frame with them, ``(N, T)``.
     """
-    with torch.autocast(frames.device.type, enabled=False):
+    with without_autocast(frames):
         return _align(background, layers, moves, frames, steps, whole)
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtzoo.nn.precision import without_autocast
+
 _MIDDLE = 0.45  # how far things in the middle reach, in half sides; what lies farther out counts
 _SOFT = 0.1  # differences above it, of a range of 2, count as something else and not as worse
 _COARSE = (2, 5)  # how far to look, down and across, in pixels of frames of half the size
@@ -41,7 +43,7 @@ def camera_motion(video: Tensor) -> Tensor:
     height, width = video.shape[-2:]
     if frames < 2:
         return video.new_zeros(count, frames, 2, dtype=torch.float32)
-    with torch.autocast(video.device.type, enabled=False):
+    with without_autocast(video):
         grey = video.float().mean(2)
         half = F.avg_pool2d(grey, 2)
         # As far for larger frames, whose pixels are smaller.

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mtzoo.nn.precision import without_autocast
+
 
 class _Kept(nn.RNNBase):
     def __setstate__(self, state: dict) -> None:
@@ -42,7 +44,7 @@ class LSTM(_Kept, nn.LSTM):
         Returns:
             The hidden states ``(B, T, hidden)`` of the last layer.
         """
-        with torch.autocast(inputs.device.type, enabled=False):
+        with without_autocast(inputs):
             states = None if start is None else (self._fit(start[0]), self._fit(start[1]))
             return super().forward(self._fit(inputs), states)[0]
 
@@ -56,5 +58,5 @@ class GRU(_Kept, nn.GRU):
         Returns:
             The hidden states ``(B, T, hidden)`` of the last layer.
         """
-        with torch.autocast(inputs.device.type, enabled=False):
+        with without_autocast(inputs):
             return super().forward(self._fit(inputs))[0]

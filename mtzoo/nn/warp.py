@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtzoo.nn.precision import without_autocast
+
 Outside = Literal["border", "zeros", "reflection"]
 """What lies outside a map: its border on and on, nothing, or the map as in a mirror."""
 
@@ -52,7 +54,7 @@ def warp_affine(
     if side is not None:
         height = width = side
     size = [batch * frames, channels, height, width]
-    with torch.autocast(moves.device.type, enabled=False):  # a pixel is less than bf16 tells
+    with without_autocast(moves):  # a pixel is less than bf16 tells
         grid = F.affine_grid(moves.float().flatten(0, 1), size, align_corners=False)
     return _look(maps, grid.reshape(batch, -1, width, 2), height, moves.dtype, outside)
 

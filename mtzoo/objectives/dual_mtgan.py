@@ -32,6 +32,7 @@ from mtzoo.interfaces import (
 from mtzoo.models.dual_mtgan import DualMTGAN, Generated
 from mtzoo.nn.adversarial import AdversarialForm, fake_loss, generator_loss, real_loss
 from mtzoo.nn.align import align_layers, extent, moved, places
+from mtzoo.nn.precision import without_autocast
 from mtzoo.registries import objectives
 from mtzoo.registry import Card
 
@@ -802,7 +803,7 @@ class DualMTGANObjective(Objective):
         opacity = layers[:, :, -1]
         turns = generator.direction is not None
         looks = generator.looks(shared.motion)[:, shared.painted]
-        with torch.autocast(video.device.type, enabled=False):
+        with without_autocast(video):
             said = here @ looks
             with torch.no_grad():
                 half = [
@@ -817,13 +818,13 @@ class DualMTGANObjective(Objective):
         shown = generator.compose(background, layers, moves)
         aligned = reconstruction_loss(shown, video, self.reconstruction)
         if not turns:
-            with torch.autocast(video.device.type, enabled=False):
+            with without_autocast(video):
                 apart = place_consistency(said, moves, seen, reach)
             return {"aligned": aligned, "poses": apart}
         of_picture = generator.directions(picture, opacity, disturbed=_NEAR)[:, None]
         of_frames = generator.directions(video.flatten(0, 1), seen.flatten(0, 1), disturbed=_NEAR)
         of_frames = of_frames.unflatten(0, (count, -1))
-        with torch.autocast(video.device.type, enabled=False):
+        with without_autocast(video):
             back, there = inverse(moves), inverse(looks)
             found, turned = back @ here, back @ of_picture
         apart = F.normalize(turned[..., :2, 0], dim=-1) - of_frames[..., :2, 0]

@@ -21,6 +21,7 @@ from mtzoo.nn.blocks2d import (
 )
 from mtzoo.nn.inpaint import pull_push
 from mtzoo.nn.norm import Norm, initialise_, needs_bias, norm2d
+from mtzoo.nn.precision import without_autocast
 from mtzoo.nn.warp import warp_affine
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card
@@ -328,7 +329,7 @@ class LayeredImageGenerator(ImageGenerator):
                 picture = picture.repeat_interleave(frames, 0)
         background, layers = self.take_apart(content, picture)
         here = self.poses(content, layers, picture).unsqueeze(1)
-        with torch.autocast(here.device.type, enabled=False):  # a pixel is less than bf16 tells
+        with without_autocast(here):  # a pixel is less than bf16 tells
             moves = here @ there
         if self.held:
             background, layers = background.detach(), layers.detach()
@@ -353,7 +354,7 @@ class LayeredImageGenerator(ImageGenerator):
         with torch.no_grad():  # it learns from `directions` alone
             turns = self.direction(picture.float(), layers[:, :, -1].float())
         turns = torch.where(self.turning, turns, torch.eye(3, device=turns.device))
-        with torch.autocast(here.device.type, enabled=False):
+        with without_autocast(here):
             return here @ turns
 
     def directions(self, picture: Tensor, opacity: Tensor, *, disturbed: float = 0.3) -> Tensor:

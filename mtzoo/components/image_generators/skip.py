@@ -22,6 +22,7 @@ from mtzoo.nn.blocks2d import (
     stage_widths,
 )
 from mtzoo.nn.norm import Norm, initialise_, needs_bias, norm2d
+from mtzoo.nn.precision import without_autocast
 from mtzoo.nn.warp import warp, warp_affine
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card
@@ -275,7 +276,7 @@ class SkipImageGenerator(ImageGenerator):
         """
         if self.behind is None:
             raise MtzooError(f"{WHO}: it knows of no camera; build it with backdrop")
-        with torch.autocast(motion.device.type, enabled=False):  # a pixel is less than bf16 tells
+        with without_autocast(motion):  # a pixel is less than bf16 tells
             hidden = F.relu(self.camera_hidden(motion.to(self.camera_hidden.weight.dtype)))
             return self.camera_output(hidden).float()
 

@@ -29,6 +29,7 @@ from mtzoo.nn.blocks3d import (
 )
 from mtzoo.nn.camera import camera_motion
 from mtzoo.nn.norm import Norm
+from mtzoo.nn.precision import without_autocast
 from mtzoo.nn.time import to_cosines
 from mtzoo.registries import motion_encoders
 from mtzoo.registry import Card
@@ -179,7 +180,7 @@ class TrajectoryMotionEncoder(MotionEncoder):
         hidden = self.hidden(self.features(video.flatten(0, 1)).flatten(1))
         hidden = hidden.unflatten(0, video.shape[:2])
         # What differs between frames is small beside the numbers, and rounded away in bfloat16.
-        with torch.autocast(video.device.type, enabled=False):
+        with without_autocast(video):
             hidden = hidden.to(self.size.dtype)
             tracks = self.tracks(hidden)
             if self.camera and camera is not None:
