@@ -69,19 +69,35 @@ def create(kind: str, name: str, **options: object) -> object:
     Args:
         kind: For example ``"content_encoders"`` (or ``"content_encoder"``).
         name: Registered name, see ``mtzoo ls``.
-        **options: Passed to the constructor as they are; a wrong name is an error there.
+        **options: Passed to the constructor as they are.
 
     Raises:
-        MtzooError: Unknown kind or name, or an option that the constructor does not have.
+        MtzooError: Unknown kind or name; an option that the constructor does not have, one that it
+            needs and was not given, or a size that is no whole number.
     """
     import inspect
+    import numbers
 
     target = registry(kind).get(name)
+    who = f"{registry(kind).title} {name!r}"
     known = inspect.signature(target).parameters
     for option in options:
         if option not in known:
             raise MtzooError(
-                f"{registry(kind).title} {name!r} has no option {option!r}."
-                f"{did_you_mean(option, known)} Options: {', '.join(known)}"
+                f"{who} has no option {option!r}.{did_you_mean(option, known)} "
+                f"Options: {', '.join(known)}"
             )
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [o for o, p in known.items() if p.default is p.empty and p.kind not in open_ended]
+    missing = [option for option in needed if option not in options]
+    if missing:
+        raise MtzooError(
+            f"{who} needs {', '.join(missing)}; write create({kind!r}, {name!r}, "
+            f"{', '.join(f'{option}=...' for option in missing)})"
+        )
+    for size in getattr(target, "takes", ()):
+        whole = size not in options or known[size].annotation not in (int, "int")
+        value = options.get(size)
+        if not whole and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
+            raise MtzooError(f"{who}: {size} must be a whole number, not {value!r}")
     return target(**options)

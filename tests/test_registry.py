@@ -319,6 +319,21 @@ def test_create_builds_and_refuses_mistyped_options() -> None:
     assert "Options: motion_dim, frame_motion_dim" in message
 
 
+def test_create_names_what_is_missing_and_sizes_that_are_none() -> None:
+    with pytest.raises(MtzooError) as error:
+        mtzoo.create("image_generators", "dcgan", resolution=32)
+    assert str(error.value) == (
+        "image generator 'dcgan' needs channels, content_dim, frame_motion_dim; write "
+        "create('image_generators', 'dcgan', channels=..., content_dim=..., frame_motion_dim=...)"
+    )
+    with pytest.raises(MtzooError, match="model 'dual_mtgan' needs content_encoder, motion_encod"):
+        mtzoo.create("models", "dual_mtgan")
+    for value in (32.0, "32", True, None):
+        with pytest.raises(MtzooError, match=f"resolution must be a whole number, not {value!r}$"):
+            mtzoo.create("content_encoders", "dcgan", resolution=value)
+    assert mtzoo.create("datasets", "shapes", split="test", seed=0, resolution=32)
+
+
 def test_describe_tells_class_card_and_origin() -> None:
     entry = mtzoo.describe("motion_encoders", "c3d")
     assert entry.kind == "motion_encoders"
