@@ -160,7 +160,8 @@ def settled(kind: str, component: Any) -> Any:
 def _picture_of(content: Tensor, component: ImageGenerator) -> Tensor:
     """A picture for a content code, the same whatever the code's neighbours in the batch."""
     side = component.resolution
-    waves = torch.arange(component.channels * side * side, dtype=content.dtype).sin()
+    count = component.channels * side * side
+    waves = torch.arange(count, dtype=content.dtype, device=content.device).sin()
     return (waves + content.detach()[..., :1]).tanh().view(-1, component.channels, side, side)
 
 
