@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from engine_kit import newest, tiny
 
 from mtzoo.cli import main
+from mtzoo.data.writer import StoreWriter
 from mtzoo.engine import fit
 from mtzoo.engine.health import subject
 from mtzoo.errors import MtzooError
@@ -85,6 +87,62 @@ def test_a_discriminator_that_has_won(tmp_path: Path):
     assert "video discriminator" in said(fast)
     assert float(rows(fast)[-1]["discriminator/video"]) < 0.1
     assert "video discriminator" not in said(slow)
+
+
+def test_an_image_discriminator_that_has_won(tmp_path: Path):
+    """Two persons of one colour each: which frames belong together is soon known by heart."""
+    with StoreWriter(
+        tmp_path / "store", source="made", resolution=32, fps=25.0, split_by=("half",)
+    ) as writer:
+        for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+            writer.add(
+                name,
+                torch.tensor(colour, dtype=torch.uint8).expand(16, 32, 32, 3).contiguous(),
+                labels={"person": name},
+                splits={"half": [("train", 0, 8), ("test", 8, 16)]},
+                source=name,
+                source_range=(0, 16),
+            )
+        writer.finish()
+    slow, fast = tmp_path / "slow", tmp_path / "fast"
+    for run, rate in ((slow, 1e-6), (fast, 3e-3)):
+        options = {"learning_rate": 0, "discriminator_learning_rate": rate}
+        made = recipe(tmp_path, {"lambda_i": 1.0}, steps=40, health_every=20, **options)
+        made.data.clear()
+        made.data.update(tiny(tmp_path, store=str(tmp_path / "store")).data)
+        made.model["image_discriminator"]["spectral_norm"] = False  # which would slow it down
+        fit(made, run)
+    assert "image discriminator" in said(fast)
+    assert float(rows(fast)[-1]["discriminator/image"]) < 0.1
+    assert "image discriminator" not in said(slow)
+
+
+def test_a_motion_code_that_equation_7_has_killed(tmp_path: Path):
+    """With gradients everywhere, as it reads, a constant code is its minimum."""
+    for policy in ("all", "freeze_encoder"):
+        made = recipe(
+            tmp_path,
+            {
+                "motion_weight": 1000.0,
+                "motion_start": 0,
+                "motion_target": "mean",
+                "motion_gradient": policy,
+            },
+            learning_rate=1e-2,
+            steps=120,
+            batch_size=4,
+            log_every=40,
+            health_every=40,
+        )
+        made.model["motion_encoder"]["log_variance_bound"] = 4.0  # nothing else holds it here
+        fit(made, tmp_path / policy)
+    assert "motion code" in said(tmp_path / "all")
+    assert "motion code" not in said(tmp_path / "freeze_encoder")
+    spread = [
+        float(rows(tmp_path / policy)[-1]["health/motion_spread"])
+        for policy in ("all", "freeze_encoder")
+    ]
+    assert spread[0] < spread[1] / 5
 
 
 @pytest.mark.slow
