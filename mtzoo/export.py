@@ -21,7 +21,7 @@ from mtzoo.errors import MtzooError
 from mtzoo.files import check_new_folder, making_folder
 from mtzoo.interfaces import Model
 from mtzoo.pretrained import CARD
-from mtzoo.recipe import Recipe, load_recipe
+from mtzoo.recipe import Recipe, load_recipe, tell_plugins
 from mtzoo.registries import datasets
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -295,6 +295,8 @@ def _card(
         if isinstance(part, dict) and not slot.endswith("discriminator")
     )
     kind = recipe.model["name"]
+    needed = tell_plugins(config.get("versions"))
+    needs = f"\n**Needs.** Beside mtzoo: {needed}.\n" if needed else ""
     steps = f"{config['step']:,} steps" if "step" in config else "An unknown number of steps"
     return f"""# {name}
 
@@ -306,7 +308,7 @@ mtzoo transfer --model {name} --image picture.png --video clip.mp4 --output move
 
 **What.** Model `{kind}`: {parts}.
 {numbers:,} numbers in {dtype}. No discriminators, no optimiser: for use, not for training on.
-
+{needs}
 **Trained.** {steps} on `{data}`, clips of {frames} frames, seed {recipe.seed},
 by the recipe beside this file:
 

@@ -211,6 +211,17 @@ class Registry:
         found = (name for name, entry in self._entries.items() if entry.target is target)
         return next(found, None)
 
+    def provider(self, name: str) -> str | None:
+        """The distribution and its version that a name comes from, such as ``"my_package 0.1"``.
+
+        The module of a class that was registered at run time; ``None`` for what is mtzoo's own.
+        """
+        point = self.plugins().get(name)
+        if point is not None and point.dist is not None:
+            return f"{point.dist.name} {point.dist.version}"
+        target = self.get(name)
+        return f"module {target.__module__}" if is_foreign(target) else None
+
     def refusal(self, name: str) -> str | None:
         """Why nothing can be had by ``name``, in words; imports nothing."""
         if (clash := self.clashes().get(name)) is not None:

@@ -26,7 +26,7 @@ from mtzoo.interfaces import (
     VideoDiscriminator,
 )
 from mtzoo.objectives.dual_mtgan import DualMTGANObjective
-from mtzoo.recipe import build_model, check_recipe, load_recipe
+from mtzoo.recipe import build_model, check_recipe, load_recipe, plugins, tell_plugins
 from mtzoo.recipe.probe import try_part
 from mtzoo.registries import REGISTRIES
 
@@ -517,3 +517,28 @@ def test_an_objective_of_another_package_trains_as_the_paper_s_does(
     ]
     assert runs[0]["losses"] == runs[1]["losses"]
     assert runs[0]["after"] == runs[1]["after"]
+
+
+# What it takes to use it
+
+
+def test_what_comes_from_elsewhere_is_named(tmp_path: Path, offer: Offer) -> None:
+    assert plugins(load_recipe(recipe(tmp_path))) == {}
+    offer("content_encoders", "fine", Encoder)
+    offer("datasets", "pairs", Pairs)
+    found = plugins(load_recipe(recipe(tmp_path, content_encoder="fine", data="pairs")))
+    module = f"module {__name__}"
+    assert found == {"dataset 'pairs'": module, "content encoder 'fine'": module}
+    said = f"{module} (dataset 'pairs', content encoder 'fine')"
+    assert tell_plugins({"mtzoo": "1", "plugins": found}) == said
+
+
+@pytest.mark.parametrize("versions", [None, [], "x", {}, {"plugins": None}, {"plugins": ["x"]}])
+def test_nothing_is_named_where_nothing_is_needed(versions: object) -> None:
+    assert tell_plugins(versions) == ""
+
+
+def test_a_stranger_s_versions_stay_one_short_line() -> None:
+    told = tell_plugins({"plugins": {f"part {i}": f"a\nb {i} " + 99 * "x" for i in range(99)}})
+    assert "\n" not in told
+    assert len(told) <= 500

@@ -206,3 +206,24 @@ def test_a_built_in_cannot_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE.replace("mean_colour, content_dim: 6", "resnet"))
     done = python(folder, "-m", "mtzoo", "validate", "r.yaml")
     assert "imported although" not in done.stdout + done.stderr
+
+
+def test_a_run_and_what_leaves_it_say_which_package_they_need(site: Path) -> None:
+    code = (
+        "import json\n"
+        "from pathlib import Path\n"
+        "import mtzoo.recipe\n"
+        "from mtzoo.engine import fit\n"
+        "from mtzoo.export import export\n"
+        "changed = ['--engine.steps=1', '--engine.workers=0', '--engine.accelerator=cpu']\n"
+        "fit(mtzoo.recipe.load_recipe('r.yaml', changed), 'run')\n"
+        "export('run', 'small')\n"
+        "needed = {\"content encoder 'mean_colour'\": 'mtzoo_thirdparty 1.0'}\n"
+        "versions = json.loads(Path('run/versions.json').read_text())\n"
+        "assert versions['plugins'] == needed, versions\n"
+        "config = json.loads(Path('small/config.json').read_text())\n"
+        "assert config['versions']['plugins'] == needed, config\n"
+        "said = \"Beside mtzoo: mtzoo_thirdparty 1.0 (content encoder 'mean_colour').\"\n"
+        "assert said in Path('small/README.md').read_text()\n"
+    )
+    python(site, "-c", code)

@@ -9,12 +9,14 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mtzoo.engine import checkpoint
 from mtzoo.errors import MtzooError
 from mtzoo.files import replacing
+from mtzoo.recipe import Recipe, plugins
 
 # Whatever one of these is in, is a run.
 _MARKS = ("recipe.yaml", "log.csv", "checkpoints", "result.json")
@@ -69,11 +71,16 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def versions(device: torch.device) -> dict[str, str]:
+def versions(device: torch.device, recipe: Recipe | None = None) -> dict[str, Any]:
     """What the run depends on, by name, of lpips where it is installed.
 
     Where mtzoo runs from a checkout, with the commit, and ``, changed`` after it where files of the
     package differ from it.
+
+    Args:
+        device: Where it runs.
+        recipe: Where given and parts of it come from other packages, ``plugins`` says which
+            (see `mtzoo.recipe.plugins`); all else is text.
     """
     import lightning
     import numpy
@@ -81,7 +88,7 @@ def versions(device: torch.device) -> dict[str, str]:
     import mtzoo
 
     cuda = device.type == "cuda"
-    found = {
+    found: dict[str, Any] = {
         "mtzoo": mtzoo.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -98,6 +105,8 @@ def versions(device: torch.device) -> dict[str, str]:
                 found["commit"] += ", changed"
         except (OSError, subprocess.SubprocessError):
             pass  # no git here: the version has to do
+    if recipe is not None and (needed := plugins(recipe)):
+        found["plugins"] = needed
     return found
 
 

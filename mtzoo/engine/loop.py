@@ -497,7 +497,7 @@ class _Run:
         for place in (checkpoints, self.output, self.output / "samples", self.output / "model"):
             checkpoint.clean(place)
         folder.write_text(self.output / "recipe.yaml", self.recipe.to_yaml())
-        folder.write_json(self.output / "versions.json", folder.versions(self.device))
+        folder.write_json(self.output / "versions.json", folder.versions(self.device, self.recipe))
         self.log = CsvLog(self.output / "log.csv", keep=self.step)
         self.board = Board(self.output / "tensorboard", self.step)
         unwell = self.terminal.unwell
@@ -523,7 +523,7 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
             "recipe": self.recipe.to_yaml(),
-            "versions": folder.versions(self.device),
+            "versions": folder.versions(self.device, self.recipe),
             "generators": self.model.generators().state_dict(),
             "discriminators": self.model.discriminators().state_dict(),
             "average": self.average.model.generators().state_dict() if self.average else None,
@@ -566,7 +566,7 @@ class _Run:
                 "licence": str(getattr(self.train, "licence", "not stated")),
                 "data": str(self.recipe.data["name"]),
                 "recipe": self.recipe.name,
-                "versions": folder.versions(self.device),
+                "versions": folder.versions(self.device, self.recipe),
             },
         )
 

@@ -11,8 +11,10 @@ from mtzoo.recipe.build import (
     build_model,
     build_objective,
     check_recipe,
+    plugins,
     resolve_data,
     resolve_model,
+    tell_plugins,
 )
 from mtzoo.recipe.find import find_base, find_recipe, known_recipes
 from mtzoo.recipe.resolve import Recipe, resolve
@@ -27,8 +29,10 @@ __all__ = [
     "find_recipe",
     "known_recipes",
     "load_recipe",
+    "plugins",
     "resolve_data",
     "resolve_model",
+    "tell_plugins",
 ]
 
 

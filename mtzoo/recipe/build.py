@@ -305,6 +305,43 @@ def _build_without_memory(
         return _build_model(*arguments)
 
 
+def plugins(recipe: Recipe) -> dict[str, str]:
+    """What a recipe needs beside mtzoo: distribution and version by the part that comes from it.
+
+    Returns:
+        For example ``{"content encoder 'average'": "my_package 0.1"}``; of classes that were
+        registered at run time, their module.
+    """
+    model = signature(REGISTRIES["models"].get(str(recipe.model["name"])))
+    named: list[tuple[Registry, object]] = [
+        (REGISTRIES["datasets"], recipe.data),
+        (REGISTRIES["models"], recipe.model),
+        *((REGISTRIES[slot.kind], recipe.model[name]) for name, slot in model.slots.items()),
+        (REGISTRIES["objectives"], recipe.objective),
+    ]
+    found: dict[str, str] = {}
+    for registry, section in named:
+        if isinstance(section, Mapping):
+            name = str(section["name"])
+            if is_foreign(registry.get(name)) and (provider := registry.provider(name)):
+                found[f"{registry.title} {name!r}"] = provider
+    return found
+
+
+def tell_plugins(versions: object) -> str:
+    """What `plugins` found, in words, from the ``versions`` of a run or of its weights.
+
+    Returns:
+        For example ``"my_package 0.1 (content encoder 'average')"``; empty where nothing is
+        needed. A stranger's file is taken for what it is.
+    """
+    found = versions.get("plugins") if isinstance(versions, Mapping) else None
+    parts: dict[str, list[str]] = {}
+    for part, provider in found.items() if isinstance(found, Mapping) else ():
+        parts.setdefault(" ".join(str(provider).split())[:100], []).append(str(part)[:100])
+    return "; ".join(f"{name} ({', '.join(of)})" for name, of in parts.items())[:500]
+
+
 def _has_foreign(section: Mapping[str, object]) -> bool:
     """Whether a resolved model section names a class from another package."""
     target = REGISTRIES["models"].get(str(section["name"]))
