@@ -618,6 +618,25 @@ def test_kinds_of_convolutions_that_there_are_not_are_refused() -> None:
         Conv4x4(3, 4, True, "both", False, True)  # type: ignore[arg-type]
 
 
+def test_weights_of_a_transformer_keep_the_names_they_were_saved_under() -> None:
+    torch.manual_seed(0)
+    within = nn.ModuleDict({"code": TransformerMotionGenerator(6, width=16, heads=2, layers=1)})
+    saved = within.state_dict()
+    assert list(saved)[:3] == ["code.code.weight", "code.code.bias", "code.position.weight"]
+    assert not any("token" in key for key in saved)
+    torch.manual_seed(1)
+    other = nn.ModuleDict({"code": TransformerMotionGenerator(6, width=16, heads=2, layers=1)})
+    for state in (saved, dict(within.named_parameters())):
+        keys = list(state)
+        other.load_state_dict({key: value + 1 for key, value in state.items()})
+        assert list(state) == keys
+        for left, right in zip(within.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(left + 1, right)
+        other.load_state_dict(saved)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict({key: saved[key] for key in saved if key != "code.code.bias"})
+
+
 @pytest.mark.parametrize(
     ("target", "view"),
     [

@@ -235,7 +235,7 @@ class DualMTGAN(Model):
             shown = torch.stack([first if other is None else other, later], 1).flatten(0, 1)
         pictures = shown if target is None else torch.cat([shown, target])
         codes = self.content_encoder(pictures)
-        content = codes[: len(shown)].unflatten(0, (batch, -1))
+        content = codes[: shown.shape[0]].unflatten(0, (batch, -1))
 
         camera = self._camera(video)
         posterior: Gaussian = self._encoded(video, camera)
@@ -250,7 +250,7 @@ class DualMTGAN(Model):
         own = content[:, painted] if self.content_frames == "each" else content[:, 0]
         contents, motions = [own], [motion[:batch]]
         if target is not None:
-            still = codes[len(shown) :]
+            still = codes[shown.shape[0] :]
             if self.content_frames == "each":
                 still = still.unsqueeze(1).expand(-1, frames, -1)
             contents.append(still)
@@ -329,9 +329,10 @@ class DualMTGAN(Model):
         Raises:
             MtzooError: There are not as many of one as of the others.
         """
-        if not len(content) == len(motion) == len(motion if picture is None else picture):
+        count, others = motion.shape[0], (motion if picture is None else picture).shape[0]
+        if not content.shape[0] == count == others:
             raise MtzooError(
-                f"dual_mtgan: {len(content)} pictures and {len(motion)} motions make no pairs; "
+                f"dual_mtgan: {content.shape[0]} pictures and {count} motions make no pairs; "
                 "give as many of one as of the other (`expand` repeats without a copy)"
             )
         if cast(ImageGenerator, self.image_generator).takes_picture:
@@ -373,7 +374,7 @@ class DualMTGAN(Model):
         Returns:
             ``(B, samples, frames, C, H, W)`` in [-1, 1].
         """
-        batch = len(image)
+        batch = image.shape[0]
         where = generator.device if generator is not None else image.device
         code = torch.randn(
             batch * samples, self.motion_dim, generator=generator, device=where, dtype=image.dtype

@@ -101,5 +101,5 @@ def to_cosines(tracks: Tensor, terms: int, period: int) -> Tensor:
     wide = basis.float()
     gram = wide.T @ wide / frames + 0.01 * torch.eye(terms, device=wide.device)
     # One system a clip, though all are alike: what solves a single one cannot be recorded.
-    gram = gram.expand(len(tracks), -1, -1)
+    gram = gram.expand(tracks.shape[0], -1, -1)
     return torch.linalg.solve_ex(gram, found.float().transpose(1, 2))[0].transpose(1, 2).to(found)

@@ -114,7 +114,7 @@ class _Direction(nn.Module):
         centre, spread = extent(opacity.flatten(0, 1))
         reach = 1.6 * spread
 
-        turns = torch.arange(self.turns, device=picture.device).expand(len(reach), -1)
+        turns = torch.arange(self.turns, device=picture.device).expand(reach.shape[0], -1)
         if disturbed:
             # So that turns along the pixels are nothing special, nor where opacity errs to.
             turn, aside = torch.rand_like(reach[:, None].expand(-1, 4)).split((1, 3), 1)
@@ -133,8 +133,9 @@ class _Direction(nn.Module):
         at = (torch.arange(self.side, device=picture.device) * 2 + 1) / self.side - 1
         window = (6 * (1 - (at[:, None] ** 2 + at**2).sqrt())).clamp(0, 1)
         mean = (seen * window).sum((2, 3), keepdim=True) / window.sum()
-        seen = torch.cat(((seen - mean) * window, window.expand(len(seen), 1, -1, -1)), 1)
-        seen = seen.to(next(self.score.parameters()).dtype)  # what the generator was cast to
+        seen = torch.cat(((seen - mean) * window, window.expand(seen.shape[0], 1, -1, -1)), 1)
+        # Half precision is too coarse for where to look, but will do for what is seen there.
+        seen = seen.to(next(self.score.parameters()).dtype)
         weights = self.score(seen).unflatten(0, (-1, self.turns)).squeeze(2).float().softmax(1)
         found = torch.stack(((weights * cosine).sum(1), (weights * sine).sum(1)), 1)
         return _rotations(*F.normalize(found, dim=1).unbind(1)).unflatten(0, (count, layers))

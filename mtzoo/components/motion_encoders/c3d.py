@@ -190,7 +190,7 @@ class C3DMotionEncoder(MotionEncoder):
         elif self.view == "deviations":
             video = video - video.mean(1, keepdim=True)
         if self.turn_colours and self.training:
-            turns = random_rotations(len(video), self.channels, video.device).to(video)
+            turns = random_rotations(video.shape[0], self.channels, video.device).to(video)
             video = torch.einsum("bij,btjhw->btihw", turns, video)
         features = self.features(video.transpose(1, 2))  # (B, C', T', 4, 4)
         return Gaussian(*self.head(features))

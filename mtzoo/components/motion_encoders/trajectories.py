@@ -175,7 +175,7 @@ class TrajectoryMotionEncoder(MotionEncoder):
         if self.view == "deviations":
             video = video - video.mean(1, keepdim=True)
         if self.turn_colours and self.training:
-            turns = random_rotations(len(video), self.channels, video.device).to(video)
+            turns = random_rotations(video.shape[0], self.channels, video.device).to(video)
             video = torch.einsum("bij,btjhw->btihw", turns, video)
         hidden = self.hidden(self.features(video.flatten(0, 1)).flatten(1))
         hidden = hidden.unflatten(0, video.shape[:2])

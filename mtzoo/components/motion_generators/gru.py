@@ -100,12 +100,12 @@ class GRUMotionGenerator(MotionGenerator):
             MtzooError: ``frames`` is less than 1 or the code of another size.
         """
         check_unroll(code, self.motion_dim, frames, WHO)
-        batch = len(code)
-        noise = torch.randn(
-            (batch, frames, self.noise_dim),
-            generator=generator,
-            device=code.device if generator is None else generator.device,
-        )
+        batch = code.shape[0]
+        size = (batch, frames, self.noise_dim)
+        if generator is None:  # not handed on: torch then exports a batch of one size alone
+            noise = torch.randn(size, device=code.device)
+        else:
+            noise = torch.randn(size, generator=generator, device=generator.device)
         inputs = [code[:, None].expand(-1, frames, -1), noise.to(code, non_blocking=True)]
         if self.time_dim:
             steps = time_features(frames, self.time_dim, like=code)

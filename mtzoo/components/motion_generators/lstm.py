@@ -138,7 +138,7 @@ class LSTMMotionGenerator(MotionGenerator):
             MtzooError: ``frames`` is less than 1 or the code of another size.
         """
         check_unroll(code, self.motion_dim, frames, WHO)
-        batch = len(code)
+        batch = code.shape[0]
         inputs, start = [], None
         if self.entry == "every_step":
             inputs.append(code[:, None].expand(-1, frames, -1))

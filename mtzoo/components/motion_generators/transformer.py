@@ -35,6 +35,23 @@ class _Block(nn.Module):
         return steps + self.perceptron(steps)
 
 
+def _renamed(state: dict[str, Tensor], prefix: str, old: str, new: str) -> None:
+    """Rename a layer's weights in place, each in its place in the order."""
+    items = list(state.items())
+    state.clear()
+    for key, value in items:
+        own = key.startswith(f"{prefix}{old}.")
+        state[f"{prefix}{new}.{key[len(prefix) + len(old) + 1 :]}" if own else key] = value
+
+
+def _as_saved(_: nn.Module, state: dict[str, Tensor], prefix: str, __: object) -> None:
+    _renamed(state, prefix, "token", "code")
+
+
+def _as_built(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: object) -> None:
+    _renamed(state, prefix, "code", "token")
+
+
 WHO = "motion generator 'transformer'"
 
 
@@ -100,11 +117,15 @@ class TransformerMotionGenerator(MotionGenerator):
         self.motion_dim = motion_dim
         self.frame_motion_dim = frame_motion_dim
         self.width = width
-        self.code = nn.Linear(motion_dim, width)
+        self.token = nn.Linear(motion_dim, width)
         self.position = nn.Linear(width, width, bias=False)
         self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(layers)))
         self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, frame_motion_dim))
         self.norm = nn.LayerNorm(frame_motion_dim) if output_norm == "layer" else nn.Identity()
+        # A graph module has an attribute `code` of its own, which an exported module must not take;
+        # in weights the layer keeps that name.
+        self.register_state_dict_post_hook(_as_saved)
+        self.register_load_state_dict_pre_hook(_as_built)
 
     def forward(
         self, code: Tensor, frames: int, generator: torch.Generator | None = None
@@ -124,5 +145,5 @@ class TransformerMotionGenerator(MotionGenerator):
         """
         check_unroll(code, self.motion_dim, frames, WHO)
         positions = self.position(time_features(frames, self.width, like=code))  # (T, width)
-        steps = self.code(code)[:, None] + positions
+        steps = self.token(code)[:, None] + positions
         return self.norm(self.output(self.blocks(steps)))

@@ -144,11 +144,12 @@ class FlowMotionPrior(MotionPrior):
     def _told(self, code: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and logarithm of the scale of the first Gaussian, and what layers are told."""
         check_image(image, self.channels, self.resolution, WHO)
-        each = len(code) // max(1, len(image))
-        if code.shape != (each * len(image), self.motion_dim):
+        count = image.shape[0]
+        each = code.shape[0] // max(1, count)
+        if code.shape != (each * count, self.motion_dim):
             raise MtzooError(
                 f"{WHO}: built for codes (N, {self.motion_dim}), N a multiple of the number of "
-                f"pictures, here {len(image)}, given {tuple(code.shape)}"
+                f"pictures, here {count}, given {tuple(code.shape)}"
             )
         # However many codes are drawn for a picture, it is looked at once.
         told = self.picture(image).repeat_interleave(each, 0)
