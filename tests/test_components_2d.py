@@ -786,24 +786,6 @@ def test_poses_in_frames_are_those_that_affine_maps_undo() -> None:
     torch.testing.assert_close(back, torch.eye(3).expand(2, 5, 2, 3, 3), atol=1e-5, rtol=0)
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_layers_turn_in_any_precision(dtype: torch.dtype) -> None:
-    generator = turner()
-    picture, content, motion = marked_disc()[0], torch.randn(1, 4), torch.randn(1, 5, 4)
-    with torch.no_grad():
-        expected = generator(content, motion, picture)
-        _, layers = generator.take_apart(content, picture)
-        generator.to(dtype)
-        made = generator(content.to(dtype), motion.to(dtype), picture.to(dtype))
-        turns = generator.directions(picture.to(dtype), layers[:, :, -1].to(dtype), disturbed=0.01)
-    assert made.dtype == dtype
-    atol = 1e-5 if dtype == torch.float64 else 0.1
-    torch.testing.assert_close(made.float(), expected, atol=atol, rtol=0)
-    torch.testing.assert_close(torch.linalg.det(turns), torch.ones(1, 1))
-
-
 def test_what_tells_directions_is_exported_for_any_number_of_pictures() -> None:
     direction = turner().direction
     assert direction is not None
@@ -817,7 +799,6 @@ def test_what_tells_directions_is_exported_for_any_number_of_pictures() -> None:
         torch.testing.assert_close(found, direction(picture[:2], opacity[:2]))
 
 
->>>>>>> 538e139 (Let torch.export take every component for any batch: a layer named as a graph module's code, and lengths taken as numbers, stood in its way)
 def test_turns_out_of_range_are_refused() -> None:
     with pytest.raises(MtzooError, match="turns is 3; it must be 0, or 4 to 64"):
         LayeredImageGenerator(32, 3, 4, 4, width=4, turns=3)
