@@ -48,12 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise MtzooError(f"unknown kind {args.kind!r}.{near} Kinds: {', '.join(kinds)}") from None
     rows: list[tuple[str, ...]] = []
     for found in chosen:
-        try:
-            names = found.names()
-        except MtzooError as error:  # a plug-in in the way of another
-            names = found.builtins()
-            rows.append((found.kind, "!", f"cannot be listed: {error}", ""))
-        for name in names:
+        for name in found.names():
             rows.append((found.kind, name, *(("", "") if args.names else _about(found, name))))
     if args.names:
         for kind, name, *_ in rows:
