@@ -105,6 +105,22 @@ def check_numbers(who: str, *, above: float | None = None, **numbers: float) -> 
             raise MtzooError(f"{who}: {name} must be {wanted}, not {number!r}")
 
 
+def check_floating(values: Tensor, what: str, who: str) -> None:
+    """Raise `MtzooError` unless ``values`` are floating point numbers.
+
+    Args:
+        values: Pictures, videos or codes.
+        what: What they are, in the plural.
+        who: The component or function, as the message is to call it.
+    """
+    if not values.is_floating_point():
+        kind = str(values.dtype).removeprefix("torch.")
+        raise MtzooError(
+            f"{who}: {what} must be floats in [-1, 1], not {kind}; "
+            "mtzoo.interfaces.as_video makes such of uint8 frames (B, T, H, W, C)"
+        )
+
+
 class Component(nn.Module, abc.ABC):
     """What all slots share."""
 

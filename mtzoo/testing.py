@@ -162,7 +162,8 @@ def _picture_of(content: Tensor, component: ImageGenerator) -> Tensor:
     side = component.resolution
     count = component.channels * side * side
     waves = torch.arange(count, dtype=content.dtype, device=content.device).sin()
-    return (waves + content.detach()[..., :1]).tanh().view(-1, component.channels, side, side)
+    first = content.detach()[..., :1]
+    return (waves + first).tanh().view(first.numel(), component.channels, side, side)
 
 
 # What is said about it
@@ -428,6 +429,18 @@ def check_inputs_refused(kind: str, name: str) -> None:
     wrong: dict[str, tuple[Tensor, ...]]
     if kind == "motion_generators":
         wrong = {"codes of another size": (torch.zeros(2, SIZES["motion_dim"] + 1),)}
+    elif kind == "image_generators":
+        content, motion = make(kind)
+        wrong = {
+            "content codes of another size": (content[:, 1:], motion),
+            "motion codes of another size": (content, motion[..., 1:]),
+            "motion codes without frames' dimension": (content, motion[:, 0]),
+            "content codes without the batch's dimension": (content[0], motion),
+            "content codes of fewer videos": (content[:1], motion),
+            "content codes of fewer frames": (content[:, None].expand(-1, 3, -1), motion),
+            "motion codes of 0 frames": (content, motion[:, :0]),
+            "codes of 0 videos": (content[:0], motion[:0]),
+        }
     else:
         wrong = {
             "pictures of 64x64 where it was built for 32x32": make(kind, resolution=64),
@@ -435,6 +448,24 @@ def check_inputs_refused(kind: str, name: str) -> None:
         }
     for what, inputs in wrong.items():
         _refuses(what, f"'{name}'.*built", lambda i=inputs: run(kind, component, i))
+
+
+def check_pairs_refused(kind: str, name: str) -> None:
+    """An image discriminator refuses conditions and frames that differ in number."""
+    component = build(kind, name).eval()
+    condition, frame = make(kind)
+    pattern = rf"'{name}': \d+ conditions and \d+ frames"
+    for pair in ((condition[:1], frame), (condition, frame[:1])):
+        what = f"{len(pair[0])} conditions for {len(pair[1])} frames"
+        _refuses(what, pattern, lambda p=pair: run(kind, component, p))
+
+
+def check_whole_numbers_refused(kind: str, name: str) -> None:
+    """Pictures in whole numbers are refused, which would be read as being far beyond [-1, 1]."""
+    component = build(kind, name).eval()
+    whole = tuple(value.mul(127).to(torch.int16) for value in make(kind))
+    pattern = rf"'{name}': .* floats in \[-1, 1\], not int16"
+    _refuses("pictures in whole numbers", pattern, lambda: run(kind, component, whole))
 
 
 CHECKS: Mapping[Callable[[str, str], None], tuple[str, ...]] = {
@@ -454,8 +485,15 @@ CHECKS: Mapping[Callable[[str, str], None], tuple[str, ...]] = {
     check_resolutions_refused: SEEING,
     check_sizes_refused: KINDS,
     check_frames_refused: (*VIDEO, "motion_generators"),
-    # Not image generators: their codes come from the assembly, which hands the sizes on.
-    check_inputs_refused: tuple(kind for kind in KINDS if kind != "image_generators"),
+    check_inputs_refused: KINDS,
+    check_pairs_refused: ("image_discriminators",),
+    # Not of what takes codes, which the assembly makes.
+    check_whole_numbers_refused: (
+        "content_encoders",
+        "motion_encoders",
+        "image_discriminators",
+        "video_discriminators",
+    ),
 }
 """Every check, with the kinds that it is for."""
 

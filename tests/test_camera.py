@@ -335,6 +335,18 @@ def test_a_backdrop_and_its_weight_go_together():
         )
 
 
+def test_a_backdrop_has_to_fit_the_picture_and_the_codes():
+    made = generator()
+    picture, codes = torch.zeros(2, 3, 64, 64), (torch.zeros(2, 8), torch.zeros(2, 5, 6))
+    still = torch.zeros(2, 5, 2)
+    with pytest.raises(MtzooError, match=r"camera must be \(2, 5, 2\), .* not \(2, 4, 2\)"):
+        made(*codes, picture, Backdrop(picture, still[:, 1:]))
+    with pytest.raises(MtzooError, match="codes of 2 videos came with 1 pictures"):
+        made(*codes, picture, Backdrop(picture[:1], still))
+    with pytest.raises(MtzooError, match="a backdrop is laid behind a picture; give that, too"):
+        made(*codes, None, Backdrop(picture, still))
+
+
 @pytest.mark.parametrize("judged", [False, True])
 def test_videos_of_another_picture_learn_beside_it(judged):
     """Its background begins where it lies: nothing must be divided by how far it has moved."""
@@ -379,6 +391,18 @@ def test_a_used_model_moves_the_pictures_own_background():
     torch.testing.assert_close(moved[:, 0], picture, atol=1e-4, rtol=0)
     for video in drawn[0]:
         torch.testing.assert_close(video[:1], picture, atol=1e-4, rtol=0)
+
+
+def test_samples_that_cannot_be_are_refused():
+    model = assembled().eval()
+    image = torch.zeros(2, 3, 64, 64)
+    for samples, frames, said in ((0, 4, "samples"), (-1, 4, "samples"), (1, 0, "frames")):
+        with pytest.raises(MtzooError, match=f"dual_mtgan: {said} must be a whole number of at le"):
+            model.sample(image, samples, frames)
+    with pytest.raises(MtzooError, match="dual_mtgan: built for images"):
+        model.sample(image[0], 1, 4)
+    with pytest.raises(MtzooError, match=r"dual_mtgan: images must be floats .* not uint8"):
+        model.sample(image.byte(), 1, 4)
 
 
 def unpainted_model() -> DualMTGAN:

@@ -169,3 +169,16 @@ def test_exported_for_any_batch_equals_eager(kind: str, name: str) -> None:
         expected = component(*arguments(5))
         torch.manual_seed(0)
         torch.testing.assert_close(exported(*arguments(5)), expected)
+
+
+@pytest.mark.parametrize("name", ["layered", "skip", "warping"])
+def test_pictures_that_do_not_fit_the_codes_are_refused(name: str) -> None:
+    component = build("image_generators", name).eval()
+    content, motion = make("image_generators")
+    picture = torch.zeros(2, 3, 32, 32)
+    each = content[:, None].expand(-1, motion.shape[1], -1)
+    for codes in (content, each):
+        with pytest.raises(MtzooError, match=f"'{name}': codes of 2 videos came with 1 pictures"):
+            component(codes, motion, picture[:1])
+        with pytest.raises(MtzooError, match=f"'{name}': built for images"):
+            component(codes, motion, picture[..., 1:])

@@ -321,6 +321,13 @@ def test_two_tower_refuses_an_unknown_output():
         build("image_discriminators", "two_tower", output="projektion")
 
 
+def test_two_towers_judge_as_many_frames_as_conditions():
+    model = build("image_discriminators", "two_tower").eval()
+    condition, frame = inputs("image_discriminators")
+    with pytest.raises(MtzooError, match="1 conditions and 2 frames make no pairs"):
+        model.judge(model.embed(condition[:1]), model.features(frame))
+
+
 def test_projection_adds_the_inner_product():
     model = build(
         "image_discriminators", "two_tower", output="projection", spectral_norm=False

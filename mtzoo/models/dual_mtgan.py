@@ -27,7 +27,9 @@ from mtzoo.interfaces import (
     MotionPrior,
     VideoDiscriminator,
     check_choice,
+    check_sizes,
 )
+from mtzoo.nn.blocks2d import check_image
 from mtzoo.nn.camera import camera_motion
 from mtzoo.registries import models
 from mtzoo.registry import Card
@@ -329,10 +331,10 @@ class DualMTGAN(Model):
         Raises:
             MtzooError: There are not as many of one as of the others.
         """
-        count, others = motion.shape[0], (motion if picture is None else picture).shape[0]
-        if not content.shape[0] == count == others:
+        shown = (content if picture is None else picture).shape[0]
+        if not content.shape[0] == motion.shape[0] == shown:
             raise MtzooError(
-                f"dual_mtgan: {content.shape[0]} pictures and {count} motions make no pairs; "
+                f"dual_mtgan: {shown} pictures and {motion.shape[0]} motions make no pairs; "
                 "give as many of one as of the other (`expand` repeats without a copy)"
             )
         if cast(ImageGenerator, self.image_generator).takes_picture:
@@ -373,7 +375,12 @@ class DualMTGAN(Model):
 
         Returns:
             ``(B, samples, frames, C, H, W)`` in [-1, 1].
+
+        Raises:
+            MtzooError: ``samples`` or ``frames`` is less than 1, or the image of another size.
         """
+        check_sizes("dual_mtgan", samples=samples, frames=frames)
+        check_image(image, self.channels, self.resolution, "dual_mtgan")
         batch = image.shape[0]
         where = generator.device if generator is not None else image.device
         code = torch.randn(

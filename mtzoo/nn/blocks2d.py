@@ -14,19 +14,70 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import check_choice
+from mtzoo.interfaces import check_choice, check_floating
 from mtzoo.nn.norm import Norm, Standard, needs_bias, norm2d, spectral
 
 CodeOutput = Literal["linear", "tanh", "layer_norm", "batch_norm"]
 
 
 def check_image(image: Tensor, channels: int, resolution: int, who: str) -> None:
-    """Raise `MtzooError` unless ``image`` is ``(N, channels, resolution, resolution)``."""
+    """Raise `MtzooError` unless ``image`` is float ``(N, channels, resolution, resolution)``."""
+    check_floating(image, "images", who)
     wanted = (channels, resolution, resolution)
     if image.dim() != 4 or tuple(image.shape[1:]) != wanted:
         raise MtzooError(
             f"{who}: built for images (N, {channels}, {resolution}, {resolution}), "
             f"given {tuple(image.shape)}; resize them or build it for that size"
+        )
+
+
+def check_picture(picture: Tensor, batch: int, channels: int, resolution: int, who: str) -> None:
+    """Raise `MtzooError` unless ``picture`` is what `check_image` wants, ``batch`` of them."""
+    check_image(picture, channels, resolution, who)
+    if picture.shape[0] != batch:
+        raise MtzooError(
+            f"{who}: codes of {batch} videos came with {picture.shape[0]} pictures; "
+            "give one picture for each video (`expand` repeats without a copy)"
+        )
+
+
+def check_pairs(condition: Tensor, frame: Tensor, channels: int, resolution: int, who: str) -> None:
+    """Raise `MtzooError` unless both are as `check_image` wants and as many as each other."""
+    check_image(condition, channels, resolution, who)
+    check_image(frame, channels, resolution, who)
+    if condition.shape[0] != frame.shape[0]:
+        raise MtzooError(
+            f"{who}: {condition.shape[0]} conditions and {frame.shape[0]} frames make no pairs; "
+            "give as many of one as of the other (`expand` repeats without a copy)"
+        )
+
+
+def check_codes(
+    content: Tensor, motion: Tensor, content_dim: int, frame_motion_dim: int, who: str
+) -> None:
+    """Raise `MtzooError` unless codes are what an image generator paints from.
+
+    Args:
+        content: ``(B, content_dim)``, one code for all frames, or ``(B, T, content_dim)``.
+        motion: ``(B, T, frame_motion_dim)``, B and T at least 1.
+        content_dim: What the generator was built for.
+        frame_motion_dim: Likewise.
+        who: The generator, as the message is to call it.
+    """
+    fit = (
+        motion.dim() == 3
+        and motion.shape[2] == frame_motion_dim
+        and motion.shape[0] > 0
+        and motion.shape[1] > 0
+        and content.dim() in (2, 3)
+        and content.shape[-1] == content_dim
+        and content.shape[:-1] == motion.shape[: content.dim() - 1]
+    )
+    if not fit:
+        raise MtzooError(
+            f"{who}: built for content codes (B, {content_dim}) or (B, T, {content_dim}) and "
+            f"motion codes (B, T, {frame_motion_dim}), given {tuple(content.shape)} and "
+            f"{tuple(motion.shape)}; make B and T the same, or build it with the codes' sizes"
         )
 
 

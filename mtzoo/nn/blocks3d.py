@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import check_choice, check_frames, check_numbers, check_sizes
+from mtzoo.interfaces import check_choice, check_floating, check_frames, check_numbers, check_sizes
 from mtzoo.nn.conv3d import Conv3d
 from mtzoo.nn.norm import Norm, Standard, needs_bias, norm3d, spectral
 
@@ -35,10 +35,11 @@ def widths(width: int, stages: int, most: int = 8) -> list[int]:
 
 
 def check_video(video: Tensor, channels: int, resolution: int, least: int, who: str) -> None:
-    """Raise `MtzooError` unless ``video`` is ``(B, T, channels, resolution, resolution)``.
+    """Raise `MtzooError` unless ``video`` is float ``(B, T, channels, resolution, resolution)``.
 
     T has to be at least ``least``.
     """
+    check_floating(video, "videos", who)
     if video.dim() != 5 or tuple(video.shape[2:]) != (channels, resolution, resolution):
         raise MtzooError(
             f"{who}: built for videos (B, T, {channels}, {resolution}, {resolution}), "

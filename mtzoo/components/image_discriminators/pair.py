@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mtzoo.interfaces import ImageDiscriminator, check_resolution, check_sizes
-from mtzoo.nn.blocks2d import check_image, conv_tower, stage_widths
+from mtzoo.nn.blocks2d import check_pairs, conv_tower, stage_widths
 from mtzoo.nn.norm import Norm, dcgan_init_, spectral
 from mtzoo.registries import image_discriminators
 from mtzoo.registry import Card
@@ -64,7 +64,10 @@ class PairImageDiscriminator(ImageDiscriminator):
         dcgan_init_(self)
 
     def forward(self, condition: Tensor, frame: Tensor) -> Tensor:
-        """Judge pairs of ``(N, C, H, W)`` in [-1, 1]: logits ``(N,)``."""
-        check_image(condition, self.channels, self.resolution, WHO)
-        check_image(frame, self.channels, self.resolution, WHO)
+        """Judge pairs of ``(N, C, H, W)`` in [-1, 1]: logits ``(N,)``.
+
+        Raises:
+            MtzooError: Pictures are of another size, or there are more of one than of the other.
+        """
+        check_pairs(condition, frame, self.channels, self.resolution, WHO)
         return self.head(self.tower(torch.cat((condition, frame), dim=1))).flatten()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mtzoo.errors import MtzooError
 from mtzoo.interfaces import ImageDiscriminator, check_resolution, check_sizes
-from mtzoo.nn.blocks2d import check_image, conv_down
+from mtzoo.nn.blocks2d import check_pairs, conv_down
 from mtzoo.nn.norm import Norm, dcgan_init_, spectral
 from mtzoo.registries import image_discriminators
 from mtzoo.registry import Card
@@ -76,7 +76,10 @@ class PatchImageDiscriminator(ImageDiscriminator):
         dcgan_init_(self)
 
     def forward(self, condition: Tensor, frame: Tensor) -> Tensor:
-        """Judge pairs of ``(N, C, H, W)`` in [-1, 1]: logits ``(N, h, w)``."""
-        check_image(condition, self.channels, self.resolution, WHO)
-        check_image(frame, self.channels, self.resolution, WHO)
+        """Judge pairs of ``(N, C, H, W)`` in [-1, 1]: logits ``(N, h, w)``.
+
+        Raises:
+            MtzooError: Pictures are of another size, or there are more of one than of the other.
+        """
+        check_pairs(condition, frame, self.channels, self.resolution, WHO)
         return self.head(self.blocks(torch.cat((condition, frame), dim=1))).squeeze(1)

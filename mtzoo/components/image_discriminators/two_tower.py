@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mtzoo.errors import MtzooError
 from mtzoo.interfaces import ImageDiscriminator, check_choice, check_resolution, check_sizes
-from mtzoo.nn.blocks2d import check_image, conv_tower, stage_widths
+from mtzoo.nn.blocks2d import check_image, check_pairs, conv_tower, stage_widths
 from mtzoo.nn.norm import Norm, dcgan_init_, needs_bias, norm2d, spectral
 from mtzoo.registries import image_discriminators
 from mtzoo.registry import Card
@@ -106,7 +107,16 @@ class TwoTowerImageDiscriminator(ImageDiscriminator):
         return self.frame_tower(frame)
 
     def judge(self, embedding: Tensor, features: Tensor) -> Tensor:
-        """Judge pairs from what `embed` and `features` gave: logits ``(N,)``."""
+        """Judge pairs from what `embed` and `features` gave: logits ``(N,)``.
+
+        Raises:
+            MtzooError: There are more of one than of the other.
+        """
+        if embedding.shape[0] != features.shape[0]:
+            raise MtzooError(
+                f"{WHO}: {embedding.shape[0]} conditions and {features.shape[0]} frames make no "
+                "pairs; give as many of one as of the other (`expand` repeats without a copy)"
+            )
         if self.mix is not None:
             tiled = embedding[:, :, None, None].expand(-1, -1, *features.shape[2:])
             features = self.mix(torch.cat((features, tiled.to(features.dtype)), dim=1))
@@ -116,5 +126,10 @@ class TwoTowerImageDiscriminator(ImageDiscriminator):
         return logits
 
     def forward(self, condition: Tensor, frame: Tensor) -> Tensor:
-        """Judge pairs of ``(N, C, H, W)`` in [-1, 1]: logits ``(N,)``."""
+        """Judge pairs of ``(N, C, H, W)`` in [-1, 1]: logits ``(N,)``.
+
+        Raises:
+            MtzooError: Pictures are of another size, or there are more of one than of the other.
+        """
+        check_pairs(condition, frame, self.channels, self.resolution, WHO)
         return self.judge(self.embed(condition), self.features(frame))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
-from mtzoo.nn.blocks2d import CodeToMap, as_video_frames, join_codes, stage_widths
+from mtzoo.nn.blocks2d import CodeToMap, as_video_frames, check_codes, join_codes, stage_widths
 from mtzoo.nn.norm import Norm, initialise_, needs_bias, norm2d, spectral
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card
@@ -70,6 +70,8 @@ class DCGANImageGenerator(ImageGenerator):
         )
         self.resolution = resolution
         self.channels = channels
+        self.content_dim = content_dim
+        self.frame_motion_dim = frame_motion_dim
         bias = needs_bias(norm)
         widths = stage_widths(resolution, width)[::-1]
         self.start = nn.Sequential(
@@ -98,6 +100,10 @@ class DCGANImageGenerator(ImageGenerator):
         Args:
             content: ``(B, content_dim)``, or ``(B, T, content_dim)``.
             motion: ``(B, T, frame_motion_dim)``.
+
+        Raises:
+            MtzooError: The codes are of other sizes, or of unequal batches.
         """
+        check_codes(content, motion, self.content_dim, self.frame_motion_dim, WHO)
         x = self.start(join_codes(content, motion))
         return as_video_frames(torch.tanh(self.head(self.blocks(x))), motion.shape[0])

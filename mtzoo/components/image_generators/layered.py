@@ -15,7 +15,9 @@ from mtzoo.nn.align import extent, lay, moved
 from mtzoo.nn.blocks2d import (
     CodeToMap,
     as_video_frames,
+    check_codes,
     check_image,
+    check_picture,
     conv_down,
     stage_widths,
 )
@@ -261,6 +263,8 @@ class LayeredImageGenerator(ImageGenerator):
         check_choice(WHO, "inpainting", inpainting, Inpainting)
         self.resolution = resolution
         self.channels = channels
+        self.content_dim = content_dim
+        self.frame_motion_dim = frame_motion_dim
         self.layers = layers
         self.inpainting = inpainting
         self.relative_sizes = relative_sizes
@@ -319,10 +323,13 @@ class LayeredImageGenerator(ImageGenerator):
                 ``None`` paints from the codes alone.
 
         Raises:
-            MtzooError: The picture is of another size.
+            MtzooError: Codes or the picture are of other sizes, or of unequal batches.
         """
+        check_codes(content, motion, self.content_dim, self.frame_motion_dim, WHO)
         batch, frames = motion.shape[:2]
         there = self.looks(motion)
+        if picture is not None:
+            check_picture(picture, batch, self.channels, self.resolution, WHO)
         if content.dim() == 3:
             content = content.flatten(0, 1)
             there = there.flatten(0, 1).unsqueeze(1)

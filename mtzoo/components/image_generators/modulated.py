@@ -12,6 +12,7 @@ from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import (
     ModulatedConv2d,
     as_video_frames,
+    check_codes,
     double,
     join_codes,
     stage_widths,
@@ -107,6 +108,8 @@ class ModulatedImageGenerator(ImageGenerator):
         )
         self.resolution = resolution
         self.channels = channels
+        self.content_dim = content_dim
+        self.frame_motion_dim = frame_motion_dim
         self.mapping = style_mapping(content_dim + frame_motion_dim, style_dim, mapping)
         widths = stage_widths(2 * resolution, width)[::-1]
         self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
@@ -124,7 +127,11 @@ class ModulatedImageGenerator(ImageGenerator):
         Args:
             content: ``(B, content_dim)``, or ``(B, T, content_dim)``.
             motion: ``(B, T, frame_motion_dim)``.
+
+        Raises:
+            MtzooError: The codes are of other sizes, or of unequal batches.
         """
+        check_codes(content, motion, self.content_dim, self.frame_motion_dim, WHO)
         style = self.mapping(join_codes(content, motion))
         x = self.constant.to(style.dtype).contiguous(memory_format=torch.channels_last)
         x = x.expand(style.shape[0], -1, -1, -1)

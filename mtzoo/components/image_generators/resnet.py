@@ -13,6 +13,7 @@ from mtzoo.nn.blocks2d import (
     CodeToMap,
     ResidualUp,
     as_video_frames,
+    check_codes,
     join_codes,
     stage_widths,
 )
@@ -79,6 +80,8 @@ class ResNetImageGenerator(ImageGenerator):
         )
         self.resolution = resolution
         self.channels = channels
+        self.content_dim = content_dim
+        self.frame_motion_dim = frame_motion_dim
         widths = stage_widths(2 * resolution, width)[::-1]
         self.start = CodeToMap(
             content_dim + frame_motion_dim,
@@ -101,7 +104,11 @@ class ResNetImageGenerator(ImageGenerator):
         Args:
             content: ``(B, content_dim)``, or ``(B, T, content_dim)``.
             motion: ``(B, T, frame_motion_dim)``.
+
+        Raises:
+            MtzooError: The codes are of other sizes, or of unequal batches.
         """
+        check_codes(content, motion, self.content_dim, self.frame_motion_dim, WHO)
         x = self.blocks(self.start(join_codes(content, motion)))
         frames = torch.tanh(self.head(F.relu(self.norm(x))))
         return as_video_frames(frames, motion.shape[0])

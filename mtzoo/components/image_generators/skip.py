@@ -16,7 +16,8 @@ from mtzoo.nn.align import places
 from mtzoo.nn.blocks2d import (
     CodeToMap,
     as_video_frames,
-    check_image,
+    check_codes,
+    check_picture,
     conv_down,
     join_codes,
     stage_widths,
@@ -154,6 +155,8 @@ class SkipImageGenerator(ImageGenerator):
         check_numbers(WHO, above=-math.inf, moved=moved)
         self.resolution = resolution
         self.channels = channels
+        self.content_dim = content_dim
+        self.frame_motion_dim = frame_motion_dim
         bias = needs_bias(norm)
         widths = stage_widths(resolution, width)
         # The picture's maps at half the resolution, a quarter, ..., 4x4.
@@ -225,15 +228,19 @@ class SkipImageGenerator(ImageGenerator):
             L_rec does not tell there.
 
         Raises:
-            MtzooError: The picture is of another size, or a backdrop is given to a generator
-                without ``backdrop``.
+            MtzooError: Codes, the picture or the backdrop are of other sizes, or of unequal
+                batches; or a backdrop is given without a picture or to a generator without
+                ``backdrop``.
         """
+        check_codes(content, motion, self.content_dim, self.frame_motion_dim, WHO)
         batch = motion.shape[0]
         if backdrop is not None and self.behind is None:
             raise MtzooError(f"{WHO}: it shows no backdrop; build it with backdrop")
+        if backdrop is not None:
+            self._check_backdrop(backdrop, motion, picture)
         maps: list[Tensor] = []
         if picture is not None:
-            check_image(picture, self.channels, self.resolution, WHO)
+            check_picture(picture, batch, self.channels, self.resolution, WHO)
             seen = picture
             for layer in self.encoder:
                 seen = layer(seen)
@@ -260,6 +267,17 @@ class SkipImageGenerator(ImageGenerator):
                 own = Backdrop(picture, camera - camera[:, :1])
                 painted, _ = self._before(painted, opacity, own)
         return as_video_frames(painted, batch)
+
+    def _check_backdrop(self, backdrop: Backdrop, motion: Tensor, picture: Tensor | None) -> None:
+        if picture is None:
+            raise MtzooError(f"{WHO}: a backdrop is laid behind a picture; give that, too")
+        batch, frames = motion.shape[:2]
+        check_picture(backdrop.picture, batch, self.channels, self.resolution, WHO)
+        if backdrop.camera.shape != (batch, frames, 2):
+            raise MtzooError(
+                f"{WHO}: the backdrop's camera must be {(batch, frames, 2)}, as the motion codes "
+                f"are, not {tuple(backdrop.camera.shape)}"
+            )
 
     def camera(self, motion: Tensor) -> Tensor:
         """Where the background lies in frames, by their motion codes.

@@ -12,7 +12,8 @@ from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import (
     ModulatedConv2d,
     as_video_frames,
-    check_image,
+    check_codes,
+    check_picture,
     double,
     join_codes,
     stage_widths,
@@ -129,6 +130,8 @@ class WarpingImageGenerator(ImageGenerator):
         )
         self.resolution = resolution
         self.channels = channels
+        self.content_dim = content_dim
+        self.frame_motion_dim = frame_motion_dim
         self.mapping = style_mapping(content_dim + frame_motion_dim, style_dim, mapping)
         widths = stage_widths(2 * resolution, width)  # of maps at resolution, half of it, ..., 4
         self.encoder = nn.ModuleList([nn.Conv2d(channels, width, 3, 1, 1)])
@@ -158,12 +161,13 @@ class WarpingImageGenerator(ImageGenerator):
                 ``None`` paints from the codes alone.
 
         Raises:
-            MtzooError: The picture is of another size.
+            MtzooError: Codes or the picture are of other sizes, or of unequal batches.
         """
+        check_codes(content, motion, self.content_dim, self.frame_motion_dim, WHO)
         style = self.mapping(join_codes(content, motion))
         maps: list[Tensor | None] = [None] * len(self.encoder)
         if picture is not None:
-            check_image(picture, self.channels, self.resolution, WHO)
+            check_picture(picture, motion.shape[0], self.channels, self.resolution, WHO)
             seen = picture
             for i, conv in enumerate(self.encoder):
                 seen = F.leaky_relu(conv(seen), 0.2)
