@@ -43,6 +43,7 @@ from torch import Tensor
 
 from mtzoo.errors import MtzooError, did_you_mean
 from mtzoo.files import check_place, replacing
+from mtzoo.interfaces import check_choice
 
 # libav writes to stderr from C, where nothing of ours can catch it; our own lines say enough.
 av.logging.set_level(None)
@@ -730,6 +731,10 @@ def sheet(
 
     Returns:
         uint8 ``(H', W', 3)``.
+
+    Raises:
+        MtzooError: There are no rows or no frames, one is not uint8 of 1 or 3 channels, there are
+            not as many labels as rows or heads as columns, or ``scale`` is below 1.
     """
     if not rows:
         raise MtzooError("a sheet needs at least one row")
@@ -1260,7 +1265,20 @@ def _frames_to_write(frames: Tensor) -> Tensor:
 
 
 def enlarge(frames: Tensor, scale: int, resample: Resample = "nearest") -> Tensor:
-    """Enlarge uint8 frames ``(T, H, W, 3)`` by a whole factor, so that viewers show small ones."""
+    """Enlarge frames by a whole factor, so that viewers show small ones.
+
+    Args:
+        frames: uint8 ``(T, H, W, 3)``, on the CPU for ``"bicubic"``.
+        scale: The factor, at least 1.
+        resample: How to enlarge.
+
+    Returns:
+        uint8 ``(T, scale * H, scale * W, 3)``.
+
+    Raises:
+        MtzooError: ``scale`` is below 1, or there is no such ``resample``.
+    """
+    check_choice("enlarge", "resample", resample, Resample)
     if scale < 1:
         raise MtzooError(f"scale must be at least 1, not {scale}")
     if scale == 1:

@@ -102,6 +102,25 @@ def test_slopes_are_those_of_a_plane_within_and_none_of_its_own_across_maps():
     torch.testing.assert_close(down[..., 1:-1, 1:-1], torch.full((1, 2, 6, 6), -3.0))
 
 
+def test_slopes_are_the_same_however_many_maps_there_are():
+    maps = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    for of_all, of_one in zip(slopes(maps), slopes(maps[1, 2]), strict=True):
+        assert of_all.shape == maps.shape
+        assert torch.equal(of_all[1, 2], of_one)
+
+
+def test_whatever_comes_in_float32_comes_out():
+    background, layers = scene((0.0, 0.1))
+    true = similarity(0.1, -0.05, 1.1, 14)[None, None, None]
+    frames = painted(background, layers, true)
+    start = torch.eye(3).expand_as(true)
+    single = align_layers(background, layers, start, frames)
+    double = align_layers(*(value.double() for value in (background, layers, start, frames)))
+    for left, right in zip(single, double, strict=True):
+        assert right.dtype == torch.float32
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)
+
+
 def test_low_precision_around_it_does_not_reach_it():
     background, layers = scene((0.0, 0.1))
     true = similarity(0.1, -0.05, 1.1, 14)[None, None, None]

@@ -105,6 +105,17 @@ def test_nothing_to_see_is_no_motion():
     assert camera_motion(torch.rand(2, 1, 3, 32, 32)).tolist() == [[[0, 0]], [[0, 0]]]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_where_a_frame_is_not_finite_is_unknown_and_so_is_all_after_it(value):
+    clips = filmed(steady(2.0, frames=6)).repeat(2, 1, 1, 1, 1)
+    expected = camera_motion(clips)
+    clips[0, 3, 1, 5, 7] = value
+    found = camera_motion(clips)
+    assert torch.equal(found[1], expected[1])
+    assert torch.equal(found[0, :3], expected[0, :3])
+    assert found[0, 3:].isnan().all()
+
+
 def test_tracks_of_the_camera_stand_at_the_end_of_the_code():
     torch.manual_seed(0)
     encoder = TrajectoryMotionEncoder(64, width=4, tracks=3, terms=5, camera=True).eval()

@@ -25,7 +25,15 @@ from mtzoo.components.video_discriminators.c3d import C3DVideoDiscriminator
 from mtzoo.components.video_discriminators.patch3d import Patch3DVideoDiscriminator
 from mtzoo.components.video_discriminators.r2plus1d import R2Plus1DVideoDiscriminator
 from mtzoo.interfaces import Component, MotionEncoder, VideoDiscriminator
-from mtzoo.nn.blocks3d import Conv3x3x3, Conv4x4, GaussianHead, between, pool_to, random_rotations
+from mtzoo.nn.blocks3d import (
+    Conv3x3x3,
+    Conv4x4,
+    GaussianHead,
+    between,
+    critic_head,
+    pool_to,
+    random_rotations,
+)
 from mtzoo.nn.conv3d import Conv3d
 from mtzoo.nn.recurrent import LSTM
 from mtzoo.nn.time import cosines, time_features, to_cosines
@@ -609,6 +617,11 @@ def test_bins_of_time_share_a_layer() -> None:
         GaussianHead(4, 5, time_bins=3, space_bins=2, initial_sigma=0.3, bin_dim=-1)
     with pytest.raises(MtzooError, match=r"bin_dim must be a whole number of at least 0, not 6\.0"):
         GaussianHead(4, 5, time_bins=3, space_bins=2, initial_sigma=0.3, bin_dim=6.0)  # type: ignore[arg-type]
+
+
+def test_a_head_takes_the_kernels_that_it_pads_for() -> None:
+    with pytest.raises(MtzooError, match="critic_head: kernel is 5; it must be one of 3, 4"):
+        critic_head(4, 5, False)
 
 
 def test_kinds_of_convolutions_that_there_are_not_are_refused() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mtzoo.errors import MtzooError
 from mtzoo.nn.inpaint import pull_push
 
 
@@ -46,6 +47,22 @@ def test_half_known_pixels_are_half_of_what_lies_around():
     known[..., 8, 8] = 0.5
     value = float(pull_push(picture, known)[..., 8, 8])
     assert 0.5 < value < 0.65  # its own half, and what it gives the pixels above it
+
+
+@pytest.mark.parametrize("size", [(48, 32), (32, 33)])
+def test_sides_that_cannot_be_halved_to_one_pixel_are_refused(size):
+    with pytest.raises(MtzooError, match=f"powers of two .* not {size[0]}x{size[1]}; resize"):
+        pull_push(torch.zeros(1, 3, *size), torch.ones(1, 1, *size))
+
+
+def test_what_is_hardly_known_weighs_as_little_and_next_to_nothing_is_near_0():
+    pictures = torch.full((1, 1, 16, 16), 0.8)
+    known = torch.full_like(pictures, 1e-8)
+    assert (pull_push(pictures, known).abs() < 0.01).all()
+    torch.testing.assert_close(pull_push(pictures, known * 0 + 2e-6), pictures)
+    known[..., 0, 0] = 1.0
+    pictures[..., 0, 0] = 0.3
+    torch.testing.assert_close(pull_push(pictures, known), torch.full_like(pictures, 0.3))
 
 
 def test_nothing_known_is_nothing_and_gradients_are_finite():

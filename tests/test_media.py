@@ -570,6 +570,16 @@ def test_rows_and_grids() -> None:
     assert side[0, 0, :, 0].tolist() == [0] * 4 + [255] * 2 + [1] * 4
 
 
+def test_ways_to_enlarge_that_there_are_not_are_refused() -> None:
+    frames = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    with pytest.raises(
+        MtzooError, match=r"enlarge: resample is 'cubic'; .* Did you mean 'bicubic'"
+    ):
+        media.enlarge(frames, 2, "cubic")  # type: ignore[arg-type]
+    with pytest.raises(MtzooError, match="scale must be at least 1, not 0"):
+        media.enlarge(frames, 0)
+
+
 def test_bicubic_enlarging_is_smooth(tmp_path: Path) -> None:
     clip = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
     clip[:, :, 2:] = 200

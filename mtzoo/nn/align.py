@@ -77,14 +77,19 @@ def lay(background: Tensor, seen: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
 
 
 def slopes(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """How maps ``(..., H, W)`` change to the right and downwards, for a half side of the map each.
+    """How maps change to the right and downwards, for a half side of the map each.
 
     Central differences; beyond the border, the border.
+
+    Args:
+        maps: ``(..., H, W)``.
+
+    Returns:
+        The change to the right and the change downwards, ``(..., H, W)`` each.
     """
     height, width = maps.shape[-2:]
-    padded = F.pad(maps.flatten(0, -3), (1, 1, 1, 1), mode="replicate").unflatten(
-        0, maps.shape[:-2]
-    )
+    padded = F.pad(maps.reshape(-1, height, width), (1, 1, 1, 1), mode="replicate")
+    padded = padded.reshape(*maps.shape[:-2], height + 2, width + 2)
     right = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) * (width / 4)
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) * (height / 4)
     return right, down
@@ -119,7 +124,8 @@ def align_layers(
         whole: Whether moves may become any affine maps; else they change by shift, turn and size.
 
     Returns:
-        Moves of the same shape, and the mean squared error of each frame with them, ``(N, T)``.
+        Moves of the same shape, and the mean squared error of each frame with them, ``(N, T)``;
+        computed and returned in float32, whatever came in.
     """
     with without_autocast(frames):
         return _align(background, layers, moves, frames, steps, whole)

@@ -197,8 +197,21 @@ def residual_network(
     A stem convolution and then stages of ``blocks`` residual blocks, each halving the map's side;
     the first ``time_halvings`` stages halve time too.
 
+    Args:
+        resolution: Side of a frame: 32, 64 or 128.
+        channels: Of the input.
+        kind: Of its convolutions; see `Conv3x3x3`.
+        width: Channels of stem and first stage; see `widths` for the others.
+        blocks: Residual blocks a stage, at least 1.
+        time_halvings: Stages that halve time, an odd number of frames rounded up.
+        norm: After each convolution.
+
     Returns:
-        The network, and its number of output channels.
+        The network, from ``(B, channels, T, resolution, resolution)`` to ``(B, C, T', 4, 4)``, and
+        C.
+
+    Raises:
+        MtzooError: There is no such ``kind`` or norm.
     """
     stages = halvings(resolution) - 1  # the stem halves once
     sizes = widths(width, stages)
@@ -421,8 +434,21 @@ def critic_trunk(
     The first ``time_halvings`` stages halve time too. Leaky ReLU after each stage, norm before it
     except in the first, as in DCGAN.
 
+    Args:
+        channels: Of the input.
+        stages: How often the side is halved, at least 1.
+        kind: Of its convolutions; see `Conv4x4`.
+        width: Channels of the first stage; see `widths` for the others.
+        time_halvings: Stages that halve time, an odd number of frames rounded down.
+        norm: After each convolution but the first.
+        spectral_norm: Whether every convolution is spectrally normalised.
+
     Returns:
-        The network, and its number of output channels.
+        The network, from ``(B, channels, T, H, W)`` to ``(B, C, T', H', W')``, sides halved
+        ``stages`` times, and C.
+
+    Raises:
+        MtzooError: There is no such ``kind`` or norm.
     """
     layers: list[nn.Module] = []
     inputs = channels
@@ -441,6 +467,19 @@ def critic_head(inputs: int, kernel: int, spectral_norm: bool) -> nn.Module:
     """The last convolution of a discriminator, to one logit a place, over ``kernel`` in space.
 
     A kernel of 4 is unpadded and spans a 4x4 map; a kernel of 3 keeps the map's size.
+
+    Args:
+        inputs: Channels in.
+        kernel: 4 or 3.
+        spectral_norm: Whether it is spectrally normalised.
+
+    Returns:
+        A module from ``(B, inputs, T, H, W)`` to logits ``(B, 1, T, H', W')``: H - 3, W - 3 with a
+        kernel of 4, H, W with one of 3.
+
+    Raises:
+        MtzooError: The kernel is neither.
     """
+    check_choice("critic_head", "kernel", kernel, (3, 4))
     padding = (0, 1, 1) if kernel == 3 else (0, 0, 0)
     return _conv(inputs, 1, (1, kernel, kernel), (1, 1, 1), padding, True, spectral_norm)

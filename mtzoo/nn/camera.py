@@ -36,8 +36,9 @@ def camera_motion(video: Tensor) -> Tensor:
         video: ``(B, T, C, H, W)`` in [-1, 1], T at least 1, H and W even.
 
     Returns:
-        ``(B, T, 2)`` in half sides of the frame, x to the right and y down: how far the
-        background lies from where it lay in the first frame.
+        float32 ``(B, T, 2)`` in half sides of the frame, x to the right and y down: how far the
+        background lies from where it lay in the first frame. NaN from the first frame on that is
+        not finite, but for the first of all.
     """
     count, frames = video.shape[:2]
     height, width = video.shape[-2:]
@@ -51,7 +52,10 @@ def camera_motion(video: Tensor) -> Tensor:
         start = torch.zeros(count * (frames - 1), 2, dtype=torch.long, device=video.device)
         coarse = _search(*_neighbours(half), start, down, across)
         found = _search(*_neighbours(grey), (2 * coarse).round().long(), _FINE, _FINE)
-        x, y = found.unbind(1)
+        # Where nothing can be compared, the search takes the first shift that it tries.
+        unknown = ~(grey.sum((2, 3)).isfinite())
+        unknown = (unknown[:, :-1] | unknown[:, 1:]).flatten()
+        x, y = found.masked_fill(unknown[:, None], torch.nan).unbind(1)
         steps = torch.stack((x * (2 / width), y * (2 / height)), 1)
         return F.pad(steps.unflatten(0, (count, frames - 1)).cumsum(1), (0, 0, 1, 0))
 

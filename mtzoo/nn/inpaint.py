@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtzoo.errors import MtzooError
+
 _LEAST = 1e-6  # keeps places of which nothing is known from dividing by nothing
 
 
@@ -20,9 +22,19 @@ def pull_push(pictures: Tensor, known: Tensor) -> Tensor:
         known: How far each pixel is known, ``(N, 1, H, W)`` in [0, 1].
 
     Returns:
-        ``(N, C, H, W)``, within the range of what is known: ``pictures`` where ``known`` is 1.
-        All 0 where nothing of a picture is known.
+        ``(N, C, H, W)``, within the range of what is known by 1e-6 or more: ``pictures`` where
+        ``known`` is 1. What is known by less passes for nearer to 0 than it is, all 0 where it is
+        not known at all, and weighs as little beside the rest.
+
+    Raises:
+        MtzooError: H or W is no power of two.
     """
+    height, width = pictures.shape[-2:]
+    if height & (height - 1) or width & (width - 1):
+        raise MtzooError(
+            f"pull_push: sides have to be powers of two to be halved to one pixel, not "
+            f"{height}x{width}; resize the pictures or pad them"
+        )
     levels = [(pictures, known)]
     while max(pictures.shape[-2:]) > 1:
         height, width = pictures.shape[-2:]
