@@ -332,10 +332,18 @@ class Model(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def transfer(self, image: Tensor, video: Tensor) -> Tensor:
-        """Move ``image`` ``(B, C, H, W)`` as ``video`` ``(B, T, C, H, W)`` moves.
+        """Move pictures as videos move.
+
+        Args:
+            image: ``(B, C, H, W)`` in [-1, 1].
+            video: ``(B, T, C, H, W)`` in [-1, 1], one for each image.
 
         Returns:
             ``(B, T, C, H, W)`` in [-1, 1].
+
+        Raises:
+            MtzooError: Image or video is of another size, the video too short, or there are more
+                of one than of the other.
         """
 
     @abc.abstractmethod
@@ -346,15 +354,35 @@ class Model(nn.Module, abc.ABC):
         frames: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Move ``image`` ``(B, C, H, W)`` in ``samples`` ways drawn from the prior.
+        """Move pictures in ways drawn from the prior.
+
+        Args:
+            image: ``(B, C, H, W)`` in [-1, 1].
+            samples: Videos drawn for each image, at least 1.
+            frames: Frames T of each video, at least 1.
+            generator: Source of all that is drawn, on the CPU or the image's device; ``None``
+                takes torch's global one.
 
         Returns:
             ``(B, samples, T, C, H, W)`` in [-1, 1].
+
+        Raises:
+            MtzooError: ``samples`` or ``frames`` is less than 1, or the image of another size.
         """
 
     @abc.abstractmethod
     def reconstruct(self, video: Tensor) -> Tensor:
-        """Take ``video`` ``(B, T, C, H, W)`` apart and put it together again, same shape."""
+        """Take videos apart and put them together again.
+
+        Args:
+            video: ``(B, T, C, H, W)`` in [-1, 1].
+
+        Returns:
+            The same shape, in [-1, 1].
+
+        Raises:
+            MtzooError: The video is too short or of another size.
+        """
 
 
 class Batch(NamedTuple):
@@ -465,17 +493,42 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def phases(self) -> tuple[Phase, ...]:
-        """The phases in the order they run."""
+        """The phases in the order they run; at least one, the names unlike."""
 
     @abc.abstractmethod
     def forward(self, model: Any, batch: Batch, draws: Draws, step: int) -> Any:
-        """Compute what the phases share: every code once, all generated videos in one pass."""
+        """Compute what the phases share: every code once, all generated videos in one pass.
+
+        Args:
+            model: What trains, in training mode, on the batch's device.
+            batch: This rank's share of the step's pairs.
+            draws: Random numbers of the step, the same however many processes share the batch.
+            step: Number of the step, from 0.
+
+        Returns:
+            Whatever `loss` wants of it, once for each phase that is due. Tensors in it may carry
+            gradients to the generators.
+        """
 
     @abc.abstractmethod
     def loss(
         self, phase: Phase, model: Any, batch: Batch, shared: Any, draws: Draws, step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The phase's scalar loss and detached scalar terms to log, by name."""
+        """What a phase minimises.
+
+        Args:
+            phase: One of `phases`, due on this step.
+            model: What trains. Only the half that ``phase.learns`` names is stepped; the weights
+                of the other may already have been on this step.
+            batch: As in `forward`.
+            shared: What `forward` returned on this step; detach it where its networks do not learn.
+            draws: As in `forward`: the same stream gives the same numbers again.
+            step: Number of the step, from 0.
+
+        Returns:
+            The loss, a scalar whose gradient reaches that half; and terms to log by name, detached
+            scalars, none or more.
+        """
 
     def variant(self, model: Any, batch: Batch, draws: Draws, step: int) -> Hashable | None:
         """What forward and loss take from the step but through tensors: its number, host's choices.
@@ -484,8 +537,15 @@ class Objective(abc.ABC):
         recorded and replayed for the other (``engine.cuda_graph``). What `Draws` gives on its own
         device, and numbers asked for by `Draws.number`, do not count.
 
+        Args:
+            model: As in `forward`.
+            batch: Likewise; its sizes may be looked at, its values not.
+            draws: Likewise.
+            step: Likewise.
+
         Returns:
-            ``None``, the default, where it is not known: such steps are never recorded.
+            Anything that can be compared and hashed; ``None``, the default, where it is not known:
+            such steps are never recorded.
         """
         return None
 
@@ -495,7 +555,16 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def health(self, model: Any, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:
-        """Figures that say whether the run is alive (no gradients), detached scalars by name."""
+        """Figures that say whether the run is alive.
+
+        Args:
+            model: What trains, in evaluation mode.
+            batch: Pairs to look at.
+            draws: Random numbers, as in `forward`.
+
+        Returns:
+            Detached scalars by name, computed without gradients.
+        """
 
 
 class PairDataset(Dataset[dict[str, Tensor]], abc.ABC):

@@ -297,7 +297,17 @@ def _bounded(most: int) -> Iterator[None]:
 
 
 def without_judges(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The model section with the discriminators' slots empty where they may be."""
+    """The model section with the discriminators' slots empty where they may be.
+
+    Args:
+        section: A recipe's ``model`` section, resolved.
+
+    Returns:
+        A copy.
+
+    Raises:
+        MtzooError: The section has no name, or no model has that name.
+    """
     from mtzoo.recipe.options import signature
 
     name = section.get("name")

@@ -221,6 +221,10 @@ class DualMTGAN(Model):
         Returns:
             Codes and videos; ``transferred`` is there when ``target`` is, ``sampled`` when
             ``prior_code`` is too.
+
+        Raises:
+            MtzooError: ``content_frame`` or ``other`` is missing, or ``other`` given, against
+                ``content_frames``; or video or pictures are of another size.
         """
         batch, frames = video.shape[:2]
         if self.content_frames == "each":
@@ -349,8 +353,13 @@ class DualMTGAN(Model):
             video: V, ``(B, T, C, H, W)`` in [-1, 1].
 
         Returns:
-            ``(B, T, C, H, W)`` in [-1, 1]; the posterior's mean is used, so the same input gives
-            the same output.
+            ``(B, T, C, H, W)`` in [-1, 1]. The posterior's mean is used, so the same input gives
+            the same output, unless the motion generator draws noise of its own (``gru``), then
+            from torch's global generator.
+
+        Raises:
+            MtzooError: Image or video is of another size, the video too short, or there are more
+                of one than of the other.
         """
         motion = self.motion_generator(self.motion_encoder(video).mean, video.shape[1])
         return self.paint(self.content_encoder(image), motion, image)
@@ -402,6 +411,9 @@ class DualMTGAN(Model):
         Returns:
             ``(B, T, C, H, W)`` in [-1, 1]. Content comes from each frame's own code, or from the
             first frame's with all ``content_frames`` but ``"each"``.
+
+        Raises:
+            MtzooError: The video is too short or of another size.
         """
         batch, frames = video.shape[:2]
         motion = self.motion_generator(self.motion_encoder(video).mean, frames)

@@ -154,7 +154,22 @@ def conv_down(
     *,
     stride: int = 2,
 ) -> nn.Sequential:
-    """4x4 convolution, normalisation, leaky ReLU of 0.2 (DCGAN's discriminator layer)."""
+    """4x4 convolution, normalisation, leaky ReLU of 0.2 (DCGAN's discriminator layer).
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        norm: After the convolution.
+        spectral_norm: Whether the convolution is spectrally normalised.
+        stride: Of the convolution, padded by 1: 2 halves height and width, 1 takes one pixel off
+            each.
+
+    Returns:
+        A module from ``(N, inputs, H, W)`` to ``(N, outputs, H / 2, W / 2)``, or H - 1, W - 1.
+
+    Raises:
+        MtzooError: There is no such norm.
+    """
     conv = nn.Conv2d(inputs, outputs, 4, stride, 1, bias=needs_bias(norm))
     return nn.Sequential(
         spectral(conv, spectral_norm), norm2d(norm, outputs), nn.LeakyReLU(0.2, inplace=True)
@@ -179,6 +194,13 @@ def conv_tower(
         norm: Normalisation after each convolution.
         spectral_norm: Whether each convolution is spectrally normalised.
         first_norm: Whether the first layer is normalised too (SVG) or not (DCGAN).
+
+    Returns:
+        A module from ``(N, channels, resolution, resolution)`` to ``(N, C, 4, 4)``, C the last of
+        `stage_widths`.
+
+    Raises:
+        MtzooError: There is no such norm.
     """
     layers = []
     for i, outputs in enumerate(stage_widths(resolution, width)):

@@ -440,6 +440,13 @@ class DualMTGANObjective(Objective):
 
         And a motion prior, which learns later; poses or alignment where the image generator knows
         of none, or turns that nothing teaches.
+
+        Args:
+            model: What is to be trained.
+            data: The recipe's ``data`` section, resolved.
+
+        Raises:
+            MtzooError: They do not go together; the line says which option to change.
         """
         if model.motion_prior is not None:
             raise MtzooError(
@@ -503,7 +510,21 @@ class DualMTGANObjective(Objective):
         return (judge, generator)
 
     def forward(self, model: DualMTGAN, batch: Batch, draws: Draws, step: int) -> Generated:
-        """Codes once, and those generated videos that this step's terms look at, in one pass."""
+        """Codes once, and those generated videos that this step's terms look at, in one pass.
+
+        Args:
+            model: What trains; its image generator is told whether layers turn and learn.
+            batch: V, V_y and y.
+            draws: The step's random numbers.
+            step: Number of the step, from 0.
+
+        Returns:
+            What `loss` takes as ``shared``.
+
+        Raises:
+            MtzooError: A term of this step asks for V~_y of another identity, which the model's
+                ``content_frames`` does not leave; `check` says so before a run.
+        """
         if turner := _turner(model):
             turner.turn_(step >= self.turn_start)
         if isinstance(model.image_generator, LayeredImageGenerator):
@@ -565,7 +586,20 @@ class DualMTGANObjective(Objective):
         draws: Draws,
         step: int,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss of one phase and its terms, detached."""
+        """The loss of one phase and its terms, detached.
+
+        Args:
+            phase: One of `phases`.
+            model: What trains.
+            batch: V, V_y and y.
+            shared: Of `forward`, on the same step.
+            draws: The step's random numbers, those of `forward`.
+            step: Number of the step, from 0.
+
+        Returns:
+            The scalar loss, and by name scalars: unweighted terms and, of the discriminators, the
+            means of D in [0, 1].
+        """
         if phase.name == "discriminator":
             return self._discriminator_loss(model, batch, shared, draws)
         return self._generator_loss(model, batch, shared, draws, step)

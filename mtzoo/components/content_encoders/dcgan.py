@@ -84,6 +84,10 @@ class DCGANContentEncoder(ContentEncoder):
         initialise_(self, norm)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Encode ``(N, C, H, W)`` in [-1, 1] to ``(N, content_dim)``."""
+        """Encode ``(N, C, H, W)`` in [-1, 1] to ``(N, content_dim)``.
+
+        Raises:
+            MtzooError: Images are of another size.
+        """
         check_image(image, self.channels, self.resolution, WHO)
         return self.output(self.head(self.tower(image)).flatten(1))

@@ -91,7 +91,11 @@ class ResNetContentEncoder(ContentEncoder):
         self.output = code_output(output, content_dim)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Encode ``(N, C, H, W)`` in [-1, 1] to ``(N, content_dim)``."""
+        """Encode ``(N, C, H, W)`` in [-1, 1] to ``(N, content_dim)``.
+
+        Raises:
+            MtzooError: Images are of another size.
+        """
         check_image(image, self.channels, self.resolution, WHO)
         x = F.relu(self.norm(self.blocks(self.stem(image))))
         return self.output(self.head(x.mean((2, 3))))

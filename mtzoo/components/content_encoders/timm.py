@@ -174,7 +174,12 @@ class TimmContentEncoder(ContentEncoder):
         return features.shape[1]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Encode ``(N, C, H, W)`` in [-1, 1] to ``(N, content_dim)``."""
+        """Encode ``(N, C, H, W)`` in [-1, 1] to ``(N, content_dim)``.
+
+        Raises:
+            MtzooError: Images are of another size or, in training, a
+                single one where the model normalises over the batch on a 1x1 map.
+        """
         check_image(image, self.channels, self.resolution, WHO)
         try:
             features = self.backbone(image * self.scale + self.shift)
