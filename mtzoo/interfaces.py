@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -631,6 +631,15 @@ def as_video(frames: Tensor) -> Tensor:
     Memory stays dense as B, T, H, W, C; value v becomes v / 127.5 - 1.
     """
     return (frames.to(torch.float32) / 127.5 - 1.0).permute(0, 1, 4, 2, 3)
+
+
+def join_videos(videos: Sequence[Tensor]) -> Tensor:
+    """Join float videos ``(B, T, C, H, W)`` along the batch, dense as B, T, H, W, C.
+
+    `torch.cat` would lay the whole out as B, T, C, H, W whatever its parts are, and convolutions
+    in space and time would no longer run in channels_last.
+    """
+    return torch.cat([video.movedim(2, -1) for video in videos]).movedim(-1, 2)
 
 
 def as_frames(video: Tensor) -> Tensor:

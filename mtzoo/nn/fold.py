@@ -2,14 +2,15 @@
 
 In eval mode batch norm is one multiplication and one addition a channel with fixed numbers, which
 the weights before it can take in; spectral norm is a fixed factor. A transposed convolution to
-three channels leaves most of a processor's vector idle; as a 3x3 convolution to four times the
-channels and a rearrangement of pixels it does 9/4 of the arithmetic in less time.
+three channels leaves most of a processor's vector idle; as a plain one to four times the channels
+and a rearrangement of pixels it takes a third of the time.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
+import math
 from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
@@ -22,14 +23,14 @@ from mtzoo.interfaces import ImageGenerator
 from mtzoo.nn.blocks2d import CodeToMap
 from mtzoo.nn.kernels import DoubleSize
 from mtzoo.nn.pack import pack_
+from mtzoo.nn.subpixel import FEW, subpixel_conv, subpixel_weight
 
 M = TypeVar("M", bound=nn.Module)
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-FEW_CHANNELS = 4
-"""Up to so many output channels a transposed convolution is rearranged."""
+_STRIDE = (2, 2)
 
 
 def fold(
@@ -89,36 +90,24 @@ def fold(
 
 
 class SubpixelConv2d(nn.Module):
-    """A 4x4 transposed convolution of stride 2 and padding 1 as a 3x3 one and a pixel shuffle.
-
-    Each of the four pixels that an input pixel becomes is a 2x2 convolution of its surroundings
-    (Shi et al. 2016); padded with zeros to 3x3 they are one convolution.
+    """A transposed convolution as a plain one and a rearrangement of pixels (`mtzoo.nn.subpixel`).
 
     Args:
-        layer: What to compute; its weights are copied.
+        layer: What to compute, 4x4 with stride 2 and padding 1; its weights are copied.
     """
 
     def __init__(self, layer: nn.ConvTranspose2d) -> None:
         super().__init__()
-        inputs, outputs = layer.in_channels, layer.out_channels
-        weight = layer.weight.new_zeros(outputs, 2, 2, inputs, 3, 3)
-        # Output pixel 2 m + a takes input pixel m + d times the kernel's row a + 1 - 2 d.
-        taps = [(a, d, a + 1 - 2 * d) for a in (0, 1) for d in (-1, 0, 1) if 0 <= a + 1 - 2 * d < 4]
-        for a, d, row in taps:
-            for b, e, column in taps:
-                weight[:, a, b, :, d + 1, e + 1] = layer.weight[:, :, row, column].T
-        self.weight = nn.Parameter(
-            weight.reshape(4 * outputs, inputs, 3, 3).contiguous(memory_format=torch.channels_last)
-        )
+        weight = subpixel_weight(layer.weight.detach(), _STRIDE)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.bias = None
         if layer.bias is not None:
-            self.bias = nn.Parameter(layer.bias.detach().repeat_interleave(4))
+            self.bias = nn.Parameter(layer.bias.detach().repeat(math.prod(_STRIDE)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, inputs, H, W)`` to ``(N, outputs, 2 H, 2 W)``."""
-        return nn.functional.pixel_shuffle(
-            nn.functional.conv2d(x, self.weight, self.bias, padding=1), 2
-        )
+        size = (2 * x.shape[2], 2 * x.shape[3])
+        return subpixel_conv(x, self.weight, self.bias, _STRIDE, (1, 1), size)
 
 
 class _Cast:
@@ -167,7 +156,7 @@ def _settle(part: nn.Module) -> None:
 
 
 def _to_few_channels(layer: nn.Module) -> TypeGuard[nn.ConvTranspose2d]:
-    return DoubleSize.takes(layer) and cast(Any, layer).out_channels <= FEW_CHANNELS
+    return DoubleSize.takes(layer) and cast(Any, layer).out_channels <= FEW
 
 
 def _fuse(sequence: nn.Sequential) -> None:

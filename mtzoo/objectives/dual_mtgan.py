@@ -28,6 +28,7 @@ from mtzoo.interfaces import (
     check_choice,
     check_numbers,
     check_sizes,
+    join_videos,
 )
 from mtzoo.models.dual_mtgan import DualMTGAN, Generated
 from mtzoo.nn.adversarial import AdversarialForm, fake_loss, generator_loss, real_loss
@@ -696,7 +697,7 @@ class DualMTGANObjective(Objective):
                 "mismatched_image": _belief(torch.cat([wrong_x, wrong_y])),
             }
         if model.video_discriminator is not None and self.total.lambda_v > 0:
-            shown = torch.cat([batch.video, batch.target_video, own, *targets])
+            shown = join_videos([batch.video, batch.target_video, own, *targets])
             logits = _full(model.video_discriminator(shown))
             real_x, real_y, fake_x, *fake_y = logits.split(count)
             video = video_adversarial(real_x, fake_x, self.adversarial)
@@ -754,9 +755,8 @@ class DualMTGANObjective(Objective):
                 )
                 terms["image"] = image
             if model.video_discriminator is not None and self.total.lambda_v > 0:
-                logits = _full(
-                    model.video_discriminator(torch.cat([shared.reconstruction, *targets]))
-                )
+                shown = join_videos([shared.reconstruction, *targets])
+                logits = _full(model.video_discriminator(shown))
                 own, other = logits.split([count, count * len(targets)])
                 video = generator_loss(own, self.adversarial) + generator_loss(
                     other, self.adversarial
@@ -881,7 +881,7 @@ class DualMTGANObjective(Objective):
             parameter.requires_grad_(False)
         try:
             again = model.motion_encoder(
-                torch.cat([shared.reconstruction, shared.transferred])
+                join_videos([shared.reconstruction, shared.transferred])
             ).mean
         finally:
             for parameter in learning:

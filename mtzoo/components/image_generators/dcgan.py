@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mtzoo.interfaces import ImageGenerator, check_resolution, check_sizes
 from mtzoo.nn.blocks2d import CodeToMap, as_video_frames, check_codes, join_codes, stage_widths
 from mtzoo.nn.norm import Norm, initialise_, needs_bias, norm2d, spectral
+from mtzoo.nn.subpixel import ToFew
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card
 
@@ -90,7 +91,7 @@ class DCGANImageGenerator(ImageGenerator):
                 nn.ReLU(inplace=True),
             ]
         self.blocks = nn.Sequential(*layers)
-        last = nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)
+        last = ToFew(widths[-1], channels, 4, 2, 1)
         self.head = spectral(last, spectral_norm)
         initialise_(self, norm)
 

@@ -24,6 +24,7 @@ from mtzoo.nn.blocks2d import (
 )
 from mtzoo.nn.norm import Norm, initialise_, needs_bias, norm2d
 from mtzoo.nn.precision import without_autocast
+from mtzoo.nn.subpixel import ToFew
 from mtzoo.nn.warp import warp, warp_affine
 from mtzoo.registries import image_generators
 from mtzoo.registry import Card
@@ -71,7 +72,7 @@ class _Behind(nn.Module):
             ]
         )
         # Colours, and how far to take the picture's own.
-        self.head = nn.ConvTranspose2d(2 * widths[-1], channels + 1, 4, 2, 1)
+        self.head = ToFew(2 * widths[-1], channels + 1, 4, 2, 1)
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         maps = [picture]
@@ -179,8 +180,8 @@ class SkipImageGenerator(ImageGenerator):
         # Colours, mask and flow; the first two see the picture's finest maps, too.
         self.flow = flow
         outputs = channels + 1 + 2 * flow + backdrop
-        self.head = nn.ConvTranspose2d(widths[-1], outputs, 4, 2, 1)
-        self.head_skip = nn.ConvTranspose2d(widths[-1], outputs, 4, 2, 1, bias=False)
+        self.head = ToFew(widths[-1], outputs, 4, 2, 1)
+        self.head_skip = ToFew(widths[-1], outputs, 4, 2, 1, bias=False)
         self.behind = None
         if backdrop:
             self.behind = _Behind(resolution, channels, max(1, width // 2), norm)
