@@ -256,7 +256,7 @@ def _whole(value: object) -> TypeGuard[int]:
 def _build(config: dict[str, Any], state: Mapping[str, Tensor], folder: Path) -> Model:
     """Build the model that ``config`` describes, if ``state`` fits it."""
     # Imported here: saving needs no recipes.
-    from mtzoo.recipe import build_model
+    from mtzoo.recipe import build_model, tell_plugins
 
     total = sum(value.numel() for value in state.values())
     # Initial weights are drawn only to be overwritten; the caller's random numbers stay.
@@ -269,7 +269,9 @@ def _build(config: dict[str, Any], state: Mapping[str, Tensor], folder: Path) ->
                 download=False,
             )
         except MtzooError as error:
-            raise MtzooError(f"{folder / CONFIG}: {error}") from error
+            needed = tell_plugins(config.get("versions"))
+            with_parts = f"; the model has parts of {needed}" if needed else ""
+            raise MtzooError(f"{folder / CONFIG}: {error}{with_parts}") from error
     _check_state(model.generators().state_dict(), state, folder)
     return model
 

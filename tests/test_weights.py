@@ -208,6 +208,16 @@ def test_damaged_configuration(folder: Path, text: str) -> None:
     assert "config.json" in message
 
 
+def test_a_part_that_is_not_installed_is_named_with_its_package(folder: Path) -> None:
+    change(
+        folder,
+        model={**SECTION, "content_encoder": {"name": "average"}},
+        versions={"plugins": {"content encoder 'average'": "mtzoo-average 0.1"}},
+    )
+    message = refused(folder)
+    assert "parts of mtzoo-average 0.1 (content encoder 'average')" in message
+
+
 def test_a_configuration_of_a_size_no_one_writes(folder: Path) -> None:
     (folder / "config.json").write_text(" " * (2 << 20))
     assert "larger than" in refused(folder)
