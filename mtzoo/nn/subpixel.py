@@ -68,7 +68,7 @@ def subpixel_conv(
         size: How large its output is, without batch and channels.
 
     Returns:
-        ``(N, outputs, *size)``; the channel runs fastest in memory, and rows may have gaps.
+        ``(N, outputs, *size)``, dense with the channel running fastest (channels_last).
     """
     taps, places = weight.shape[2:], x.shape[2:]
     # Whole steps that the padding takes off at both ends need not be computed.
@@ -78,13 +78,16 @@ def subpixel_conv(
     ]
     around = [t - 1 - w for t, w in zip(taps, whole, strict=True)]
     made = _CONVOLVE[len(taps)](x, weight, bias, 1, around)
-    split = made.movedim(1, -1).unflatten(-1, (*stride, -1))
-    order = [side for dim in range(1, 1 + len(taps)) for side in (dim, dim + len(taps))]
+    dims = range(len(taps))
+    order = [side for dim in dims for side in (2 + len(taps) + dim, 1 + dim)]
     full = [s * n for s, n in zip(stride, made.shape[2:], strict=True)]
-    video = split.permute(0, *order, -1).reshape(len(x), *full, -1)
-    for dim, (p, s, w, wanted) in enumerate(zip(padding, stride, whole, size, strict=True)):
-        video = video.narrow(1 + dim, p - w * s, wanted)
-    return video.movedim(-1, 1)
+    split = made.unflatten(1, (*stride, -1)).permute(0, *order, 1 + len(taps))
+    whole_steps = split.reshape(len(x), *full, -1).contiguous().movedim(-1, 1)
+    before = [p - w * s for p, w, s in zip(padding, whole, stride, strict=True)]
+    after = [n - b - wanted for n, b, wanted in zip(full, before, size, strict=True)]
+    # Last dimension first; a negative padding crops, and copies without gaps.
+    crop = [-n for dim in reversed(dims) for n in (before[dim], after[dim])]
+    return F.pad(whole_steps, crop) if any(crop) else whole_steps
 
 
 def gains(x: Tensor, channels: int) -> bool:
