@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import exchange
+import few_channels
 import generation
 import reference_step
 import rivals
@@ -119,6 +120,7 @@ def suite_table(result: Mapping[str, Any]) -> str:
 
 TABLES = {
     "step_cpu": Entry("reference_step", (), reference_step.table),
+    "few_channels_cpu": Entry("few_channels", (), few_channels.table),
     "generation_cpu": Entry("generation", (), generation.table),
     "rivals_cpu": Entry("rivals", (), rivals.table),
     "exchange_cpu": Entry("exchange", (), exchange.table),

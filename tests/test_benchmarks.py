@@ -269,6 +269,17 @@ def test_a_link_is_modelled_no_further_than_it_reaches(monkeypatch: pytest.Monke
     assert all(row.endswith("% |") for row in rows if "Gbit/s" in row)
 
 
+def test_few_channels_are_held_to_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    few_channels = importlib.import_module("few_channels")
+    found = few_channels.measure(1, 2, 1)
+    assert len(found["results"]) == 2 * len(few_channels.CASES)
+    for name, entry in found["results"].items():
+        assert entry["speed"] > 0
+        assert entry["error"] < (1e-5 if "float32" in name else 2e-2)
+    assert len(few_channels.table(found).splitlines()) == 2 + len(found["results"])
+
+
 def test_each_precision_has_its_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     kit = importlib.import_module("bench_kit")
