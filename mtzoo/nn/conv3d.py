@@ -16,7 +16,8 @@ class Conv3d(nn.Conv3d):
 
     Where the kernel is longer than the clip, torch 2.15's bf16 gradient of the weight on the CPU
     is wrong by its own size or not finite (oneDNN, kernel 3 on 2 frames). With the padding in
-    time made explicit it is right; other inputs take torch's own way.
+    time made explicit it is right. The gradient of an input of few channels, which a judge hands
+    back to what painted it, is computed by `mtzoo.nn.subpixel`. All else is torch's own.
     """
 
     def forward(self, input: Tensor) -> Tensor:
