@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtzoo.errors import MtzooError
-from mtzoo.interfaces import Batch, Draws, Gaussian
+from mtzoo.interfaces import Batch, Draws, Gaussian, as_video
 from mtzoo.models.dual_mtgan import DualMTGAN
 from mtzoo.nn import adversarial
 from mtzoo.nn.align import extent
@@ -313,6 +313,36 @@ def test_the_generators_loss_is_equation_8():
     by_hand = 10 * (l_c + l_rec + l_m) + 0.01 * l_kl + 0.0001 * l_i + 1.0 * l_v
     torch.testing.assert_close(loss, by_hand)
     assert set(terms) == {"content", "reconstruction", "kl", "motion", "image", "video"}
+
+
+def test_all_networks_are_shown_pictures_and_videos_in_channels_last():
+    sizes = {"resolution": 32, "channels": 3, "width": 4}
+    parts = [
+        create("content_encoders", "dcgan", content_dim=4, **sizes),
+        create("motion_encoders", "c3d", motion_dim=4, **sizes),
+        create("motion_generators", "lstm", motion_dim=4, hidden=4, frame_motion_dim=4),
+        create("image_generators", "dcgan", content_dim=4, frame_motion_dim=4, **sizes),
+        create("image_discriminators", "pair", **sizes),
+        create("video_discriminators", "c3d", **sizes),
+    ]
+    seen = []
+
+    def look(part, given):
+        form = torch.channels_last if given[0].dim() == 4 else torch.channels_last_3d
+        seen.append((part, given[0].is_contiguous(memory_format=form)))
+
+    first = {}
+    for part in (parts[0], parts[1], parts[4], parts[5]):
+        first[part] = next(m for m in part.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+        first[part].register_forward_pre_hook(look)
+    frames = torch.randint(256, (2, 2, 8, 32, 32, 3), dtype=torch.uint8)
+    video, other = map(as_video, frames)
+    batch = Batch(video, other, other[:, 1])
+    run(DualMTGANObjective(), DualMTGAN(*parts), batch, Draws(0, 5, 0, 2, torch.device("cpu")))
+    # E_M's second look and both phases of the discriminators
+    times = {part: sum(at is layer for at, _ in seen) for part, layer in first.items()}
+    assert list(times.values()) == [1, 2, 2, 2]
+    assert all(dense for _, dense in seen)
 
 
 def test_the_discriminator_phase_sends_no_gradient_into_the_generators():
