@@ -478,6 +478,8 @@ def test_ctrl_c_while_processes_begin_is_the_parent_s_alone(tmp_path: Path, begi
                 os.killpg(0, signal.SIGINT)
             return asked[-1]
         if __name__ == "__main__":
+            # Ignored, if the tests run behind a shell's "&", and then by all that they start.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             if {beginner == "worker"}:
                 forkserver.connect_to_new_process = interrupted
             try:
