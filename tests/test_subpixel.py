@@ -54,6 +54,10 @@ def test_equals_the_transposed_convolution(
     )
     torch.testing.assert_close(made, expected)
     assert made.movedim(1, -1).is_contiguous()
+    none = subpixel_conv(
+        x[:0], subpixel_weight(weight, stride), repeated, stride, padding, expected.shape[2:]
+    )
+    assert none.shape == (0, *expected.shape[1:])
 
 
 def hold_to_torchs(mine: nn.Module, torchs: nn.Module, x: Tensor, dtype: torch.dtype) -> None:

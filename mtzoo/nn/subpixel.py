@@ -81,8 +81,9 @@ def subpixel_conv(
     dims = range(len(taps))
     order = [side for dim in dims for side in (2 + len(taps) + dim, 1 + dim)]
     full = [s * n for s, n in zip(stride, made.shape[2:], strict=True)]
-    split = made.unflatten(1, (*stride, -1)).permute(0, *order, 1 + len(taps))
-    whole_steps = split.reshape(len(x), *full, -1).contiguous().movedim(-1, 1)
+    outputs = weight.shape[0] // math.prod(stride)
+    split = made.unflatten(1, (*stride, outputs)).permute(0, *order, 1 + len(taps))
+    whole_steps = split.reshape(x.shape[0], *full, outputs).contiguous().movedim(-1, 1)
     before = [p - w * s for p, w, s in zip(padding, whole, stride, strict=True)]
     after = [n - b - wanted for n, b, wanted in zip(full, before, size, strict=True)]
     # Last dimension first; a negative padding crops, and copies without gaps.
